@@ -1,0 +1,146 @@
+"""Every on-disk format of the pipeline, its reader and its writer. Imports no torch.
+
+Nothing written here holds a timestamp, a run id or an absolute path: DVC compares outputs by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.preprocessing import Preprocessing
+
+SPLITS = ("train", "val", "test")
+VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A DataFrame as parquet, or as CSV where the name ends in .csv."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ImageArrayWriter:
+    """Appends blocks [n, size, size, 3] uint8 to one .npy file whose length is known only at the end.
+
+    numpy pads the header so that the first axis may grow in place; memory stays at one block.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb")
+        self._size = size
+        self.count = 0
+        self._write_header()
+
+    def _write_header(self) -> None:
+        shape = (self.count, self._size, self._size, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, block_NHWC: np.ndarray) -> None:
+        assert block_NHWC.dtype == np.uint8 and block_NHWC.shape[1:] == (self._size, self._size, 3)
+        self._file.write(np.ascontiguousarray(block_NHWC).data)
+        self.count += len(block_NHWC)
+
+    def __enter__(self) -> ImageArrayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._file.seek(0)
+            self._write_header()
+        self._file.close()
+
+
+def read_images(path: Path) -> np.ndarray:
+    """All images, uint8 [N, size, size, 3], mapped from disk and not read before they are used.
+
+    Copy-on-write, because torch refuses to share read-only memory; the file is never changed.
+    """
+    images: np.ndarray = np.load(path, mmap_mode="c")
+    return images
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images together with what `split` said of each. `labels` [N] index `class_names`."""
+
+    images_NHWC: np.ndarray
+    labels: np.ndarray
+    splits: pd.DataFrame
+    class_names: tuple[str, ...]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of one split, ascending."""
+        return np.flatnonzero(self.splits["split"].to_numpy() == split)
+
+    def of(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images [n, size, size, 3] and labels [n] of one split, in memory."""
+        rows = self.rows(split)
+        return self.images_NHWC[rows], self.labels[rows]
+
+
+def read_dataset(images: Path, splits: Path) -> Dataset:
+    table = read_table(splits)
+    names = tuple(sorted(table["class"].unique()))
+    labels = table["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64, copy=True)
+    return Dataset(read_images(images), labels, table, names)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a network needs beside its weights; stands in the checkpoint and in the ONNX file.
+
+    `mean` and `std` are per channel on the 0-1 scale; a client needs only `class_names` and `preprocessing`.
+    """
+
+    architecture: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> ModelCard:
+        content = json.loads(text)
+        return ModelCard(
+            architecture=content["architecture"],
+            class_names=tuple(content["class_names"]),
+            preprocessing=Preprocessing.from_record(content["preprocessing"]),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+        )

@@ -1,0 +1,278 @@
+"""`params.yaml` as frozen, typed sections: an unknown key, a wrong type or an impossible value dies here.
+
+Each section of the file is one class below; the comment over a field is its manual. A stage receives only the
+sections that `dvc.yaml` lists for it, so that DVC knows exactly what reruns it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=8, le=1024)]
+
+
+class Section(BaseModel):
+    """One section of params.yaml. Strict: `"3"` is no number and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Ingest(Section):
+    # digits | cifar10 | image_folder: the files of pipeline/datasets/
+    source: str
+    # Where the source's files are; a change in there reruns `ingest`.
+    root: str
+    # Height and width, in pixels, that every image is brought to.
+    image_size: Size = 32
+    # crop: fill the square, cut the longer side. pad: show all, fill with `background`. stretch: ignore the aspect.
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    # What shows through transparent pixels and in padding: red, green, blue.
+    background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] = [
+        255,
+        255,
+        255,
+    ]
+    # true: an unreadable image stops the run. false: it is set aside in quarantine.csv and the run goes on.
+    strict: bool = True
+    # Processes that decode; 0 = one a core.
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Validate(Section):
+    # Critical: every class needs at least this many images, or it cannot be split three ways.
+    min_images_per_class: Annotated[int, Field(ge=3)] = 10
+    # Critical: share of the files that ingest could not read.
+    max_quarantined: Share = 0.01
+    # Warning: the largest class may be this many times the smallest.
+    max_imbalance: Annotated[float, Field(ge=1)] = 10.0
+    # Warning: sides in pixels and width/height ratio of the files themselves.
+    min_side: Positive = 8
+    max_aspect: Annotated[float, Field(ge=1)] = 4.0
+    # Warning: mean brightness (0 black to 1 white) and contrast (standard deviation, 0 to 0.5).
+    brightness: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.02, 0.98]
+    min_contrast: Share = 0.01
+    # Warnings tolerate this share of exceptions before they are raised.
+    tolerated: Share = 0.01
+
+
+class Split(Section):
+    # Shares of the images; what is left after these two is for training.
+    validation: OpenShare = 0.1
+    test: OpenShare = 0.1
+    # true: where the source has a test (or val) split of its own, that one is used and only the rest is cut.
+    keep_source_splits: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test is {self.validation + self.test:g} and leaves nothing to train on")
+        return self
+
+
+class Augment(Section):
+    # none | light | standard | strong | digits: see pipeline/training/augmentation.py
+    policy: str = "standard"
+    # Any knob of the policy by itself, e.g. {horizontal_flip: false, rotation: 10}
+    overrides: dict[str, bool | int | float] = {}
+    # none | sampler (draw rare classes more often) | loss_weights (weigh them more in the loss)
+    balance: Literal["none", "sampler", "loss_weights"] = "none"
+    # Seed of the preview picture.
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Train(Section):
+    """The recipe: the defaults of every model; an entry of `models` may override any of these keys."""
+
+    epochs: Positive = 12
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    # Peak learning rate of the one-cycle schedule.
+    learning_rate: Annotated[float, Field(gt=0)] = 0.2
+    # Share of the steps that warm up.
+    warmup: OpenShare = 0.25
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    # None on norms and biases.
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    # Norm that the gradient is clipped to; 0 = never.
+    clip_gradient: Annotated[float, Field(ge=0)] = 1.0
+    # Train on at most this many images, stratified; 0 = all of them.
+    limit: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    # auto | cpu | cuda
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # auto: bfloat16 where a one-second probe finds it faster; else float32 or bfloat16 as told.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # CPU threads; 0 = OMP_NUM_THREADS or all the cores. The same number gives the same weights.
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class Prune(Section):
+    # Share of the channels that is removed from every prunable layer.
+    channels: OpenShare = 0.5
+    # What is left of a layer is a multiple of this: odd widths are slow.
+    round_to: Positive = 8
+    # Fine-tuning after the cut, with the model's own recipe but for these two.
+    epochs: Positive = 6
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+
+
+class Export(Section):
+    opset: Annotated[int, Field(ge=18)] = 20
+    # The export fails when a probability of the ONNX file differs by more than this from torch.
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+
+
+class Quantize(Section):
+    # Training images that calibrate the ranges of the activations.
+    calibration_images: Positive = 512
+
+
+class Evaluate(Section):
+    # Bins of the calibration diagram and of the expected calibration error.
+    calibration_bins: Positive = 15
+    # Most confident mistakes that are shown.
+    mistakes: Positive = 24
+
+
+class Benchmark(Section):
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 64]
+    # Rounds over all variants, interleaved; the median is reported.
+    rounds: Positive = 30
+    threads: Positive = 1
+
+
+class Registry(Section):
+    # Name of the registered model.
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")] = "image-classifier"
+    # What may become a challenger: fp32, pruned (both agree with their torch network), int8, pruned_int8.
+    variants: Annotated[list[Literal["fp32", "pruned", "int8", "pruned_int8"]], Field(min_length=1)] = ["fp32"]
+    # Budgets: a candidate over one of them is passed by. Validation accuracy is a share of 1.
+    min_accuracy: Share = 0.5
+    max_size_mb: Annotated[float, Field(gt=0)] = 100.0
+    # Median at batch 1 on the machine that ran `benchmark`.
+    max_latency_ms: Annotated[float, Field(gt=0)] = 100.0
+
+
+class Model(BaseModel):
+    """An entry of `models`: an architecture (a file of pipeline/architectures/) and overrides of `train`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    architecture: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    # Experiment in MLflow that the runs go to.
+    experiment: str
+    ingest: Ingest
+    validate_: Validate = Field(alias="validate")
+    split: Split
+    augment: Augment
+    models: Annotated[dict[str, Model], Field(min_length=1)]
+    train: Train
+    prune: Prune
+    export: Export
+    quantize: Quantize
+    evaluate: Evaluate
+    benchmark: Benchmark
+    registry: Registry
+
+    @model_validator(mode="after")
+    def _models_hold_together(self) -> Params:
+        for name in self.models:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"models.{name}: a model's name may hold letters, digits, '-' and '_' only")
+            self.recipe(name)
+        return self
+
+    def recipe(self, model: str) -> Train:
+        """The recipe of one model: `train`, overridden by the model's own keys."""
+        if model not in self.models:
+            raise ValueError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
+        try:
+            return Train(**{**self.train.model_dump(), **self.models[model].overrides})
+        except ValidationError as error:
+            raise ValueError(_sentence(error, Train, f"models.{model}.")) from None
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml. Raises ValueError with one sentence that names the key and the mend."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-3 is a number
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: run `python -m pipeline init --dataset digits` to write one") from None
+    except YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold the sections {', '.join(_keys(Params))}")
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_sentence(error, Params)}") from None
+    _names_exist(path, params)
+    return params
+
+
+def _names_exist(path: Path, params: Params) -> None:
+    """Names that stand for files: a dataset, an architecture, a policy. Read from the folders, not restated."""
+    for name, model in params.models.items():
+        _known(f"{path}: models.{name}.architecture", model.architecture, files_of("architectures"))
+    _known(f"{path}: ingest.source", params.ingest.source, files_of("datasets"))
+
+
+def files_of(package: str) -> list[str]:
+    """Names of the public modules of a package of the pipeline: adding a file is adding a choice."""
+    folder = Path(__file__).parent / package
+    return sorted(file.stem for file in folder.glob("[a-z]*.py"))
+
+
+def _known(key: str, value: str, choices: list[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}{_did_you_mean(value, choices)}; it can be: {', '.join(choices)}")
+
+
+def _sentence(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
+    """The first of pydantic's findings, as a sentence."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        where = ".".join(map(str, first["loc"]))
+        return f"{prefix}{where}{': ' if where else ''}{first['ctx']['error']}"
+    where = prefix + ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known = _keys(_section_at(root, first["loc"][:-1]))
+        key = str(first["loc"][-1])
+        return f"{where} is not a known key{_did_you_mean(key, known)}; known here: {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{where} is missing: add it"
+    return f"{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in location:
+        inner = next(f.annotation for n, f in model.model_fields.items() if (f.alias or n) == part)
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        model = inner
+    return model
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _did_you_mean(wrong: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, choices, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

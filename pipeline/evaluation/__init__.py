@@ -1,0 +1,1 @@
+"""Metrics, statistics and pictures of a classifier's predictions. Imports no torch."""

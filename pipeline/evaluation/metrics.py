@@ -1,0 +1,80 @@
+"""Numbers from probabilities [N, classes] and labels [N]; every share is of 1."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+
+from pipeline.evaluation.statistics import wilson_interval
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def summary(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, float]:
+    """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins."""
+    predicted = probabilities.argmax(axis=1)
+    classes = range(probabilities.shape[1])
+    right = int((predicted == labels).sum())
+    low, high = wilson_interval(right, len(labels))
+    return {
+        "accuracy": right / len(labels),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        # sklearn computes in the precision it is given
+        "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, labels=list(classes), average="macro", zero_division=0)),
+        "top5_accuracy": _top_k(probabilities, labels, 5),
+        "log_loss": float(log_loss(labels, _normalized(probabilities), labels=list(classes))),
+        "ece": expected_calibration_error(probabilities, labels, bins),
+        "images": len(labels),
+    }
+
+
+def _normalized(probabilities: np.ndarray) -> np.ndarray:
+    wide = probabilities.astype(np.float64)
+    normalized: np.ndarray = wide / wide.sum(axis=1, keepdims=True)
+    return normalized
+
+
+def _top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float((top == labels[:, None]).any(axis=1).mean())
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pd.DataFrame:
+    """A row per non-empty confidence bin: `confidence` (mean), `accuracy`, `share` of the images."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": bin_of, "confidence": confidence.astype(np.float64), "accuracy": right.astype(float)})
+    grouped = table.groupby("bin").agg(
+        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), share=("accuracy", "size")
+    )
+    return grouped.assign(share=grouped["share"] / len(labels)).reset_index()
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """Naeini et al. 2015 (AAAI): mean gap between confidence and accuracy, weighted by the bins' shares."""
+    table = calibration(probabilities, labels, bins)
+    return float((table["share"] * (table["accuracy"] - table["confidence"]).abs()).sum())
+
+
+def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFrame:
+    """A row per class: precision, recall, f1 and the number of images of the class."""
+    classes = list(range(len(class_names)))
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0
+    )
+    return pd.DataFrame(
+        {"class": class_names, "precision": precision, "recall": recall, "f1": f1, "images": support}
+    )
+
+
+def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts [true class, predicted class]."""
+    counts: np.ndarray = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
+    return counts

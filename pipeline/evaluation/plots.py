@@ -1,0 +1,139 @@
+"""Pictures, drawn with matplotlib's object interface: no display, no global state, no time stamp in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+PALETTE = ["#3b6fb6", "#d9822b", "#3a9d5d", "#b5485d", "#7a5aa6", "#5f6b7a", "#c2a83e", "#2f9aa0"]
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the version of matplotlib in it, the same numbers give the same bytes
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def learning_curves(history: pd.DataFrame, title: str) -> Figure:
+    """Loss and accuracy by epoch, training beside validation."""
+    figure = _figure(9, 3.4)
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part, colour in (("train", PALETTE[0]), ("val", PALETTE[1])):
+            axes.plot(history["epoch"], history[f"{part}_{measure}"], color=colour, marker=".", label=part)
+        axes.set(xlabel="epoch", ylabel=measure, title=f"{title}: {measure}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def confusion(counts: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
+    """Shares of each true class (a row), with the counts written in where they are legible."""
+    classes = len(class_names)
+    side = min(3.5 + 0.42 * classes, 14)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if classes <= 40:
+        axes.set_xticks(range(classes), class_names, rotation=90)
+        axes.set_yticks(range(classes), class_names)
+    if classes <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                shade = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=8)
+    return figure
+
+
+def reliability(table: pd.DataFrame, title: str) -> Figure:
+    """Accuracy over confidence: on the diagonal a model is as often right as it says."""
+    figure = _figure(4.6, 4.2)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
+    axes.scatter(table["confidence"], table["accuracy"], s=20 + 400 * table["share"], color=PALETTE[0], alpha=0.8)
+    axes.plot(table["confidence"], table["accuracy"], color=PALETTE[0], linewidth=1)
+    axes.set(xlabel="confidence", ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title: str) -> Figure:
+    """Small pictures with a caption each, row by row."""
+    rows = max(1, -(-len(captions) // columns))
+    figure = _figure(1.35 * columns, 1.65 * rows + 0.4)
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, caption in zip(grid, images_NHWC, captions, strict=False):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(caption, fontsize=7)
+    return figure
+
+
+def augmentation_preview(groups: list[tuple[str, np.ndarray, np.ndarray]], title: str) -> Figure:
+    """A row per class: its originals [k, H, W, 3] on the left, augmented versions [m, H, W, 3] on the right."""
+    left, right = len(groups[0][1]), len(groups[0][2])
+    figure = _figure(0.85 * (left + right) + 1.6, 0.9 * len(groups) + 0.7)
+    figure.suptitle(title)
+    grid = figure.subplots(len(groups), left + right, squeeze=False)
+    for row, (name, originals, augmented) in zip(grid, groups, strict=True):
+        for axes, image in zip(row, [*originals, *augmented], strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        for axes in row[:left]:
+            for spine in axes.spines.values():
+                spine.set(color=PALETTE[1], linewidth=2)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    grid[0][0].set_title("original", fontsize=9)
+    grid[0][left].set_title("augmented", fontsize=9, loc="left")
+    return figure
+
+
+def pareto(rows: pd.DataFrame) -> Figure:
+    """Accuracy over latency at batch 1, a colour per model and a mark per variant; the size is the mark's area."""
+    figure = _figure(8, 4.6)
+    axes = figure.subplots()
+    marks = {"fp32": "o", "int8": "s", "pruned": "^", "pruned_int8": "D"}
+    for colour, (model, group) in zip(_colours(), rows.groupby("model", sort=False), strict=False):
+        ordered = group.sort_values("latency_ms")
+        axes.plot(ordered["latency_ms"], ordered["accuracy"], color=colour, alpha=0.35, linewidth=1, label=str(model))
+        for _, row in ordered.iterrows():
+            axes.scatter(
+                row["latency_ms"], row["accuracy"], marker=marks[row["variant"]], color=colour,
+                s=30 + 25 * np.sqrt(row["size_mb"]), edgecolor="white",
+            )  # fmt: skip
+    for variant, mark in marks.items():
+        axes.scatter([], [], marker=mark, color="#666666", label=variant)
+    axes.set(xlabel="latency at batch 1, ms (median)", ylabel="test accuracy", title="Accuracy against latency")
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def class_counts(table: pd.DataFrame, title: str) -> Figure:
+    """Images per class, stacked by split: `table` has a row per class and a column per split."""
+    figure = _figure(8, 0.6 + 0.3 * min(len(table), 60))
+    axes = figure.subplots()
+    left = np.zeros(len(table))
+    for colour, split in zip(_colours(), table.columns, strict=False):
+        axes.barh(table.index.astype(str), table[split], left=left, color=colour, label=split)
+        left += table[split].to_numpy()
+    axes.invert_yaxis()
+    axes.set(xlabel="images", title=title)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _colours() -> list[str]:
+    return PALETTE * 8

@@ -1,0 +1,1 @@
+"""Running what is shipped: ONNX Runtime, numpy and Pillow, no torch."""

@@ -1,0 +1,40 @@
+"""An ONNX file that this pipeline exported, ready to classify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from pipeline.artifacts import ModelCard
+
+BATCH = 64
+
+
+class Predictor:
+    """One ONNX Runtime session on the CPU. `card` comes from the file itself."""
+
+    def __init__(self, model: Path, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # A spinning pool would steal the cores of whatever else runs here
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own classes, straight under Exception
+            raise ValueError(f"{model} cannot be loaded as an ONNX model: {error}") from error
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if "card" not in metadata:
+            raise ValueError(f"{model} was not exported by this pipeline: it has no model card in its metadata")
+        self.card = ModelCard.from_json(metadata["card"])
+
+    def run(self, batch_NHWC: np.ndarray) -> np.ndarray:
+        """One call: uint8 [N, size, size, 3] -> float32 [N, classes]."""
+        (scores,) = self.session.run(["probabilities"], {"image": np.ascontiguousarray(batch_NHWC)})
+        assert isinstance(scores, np.ndarray)
+        return scores
+
+    def probabilities(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """Any number of images, in batches: uint8 [N, size, size, 3] -> float32 [N, classes]."""
+        return np.concatenate([self.run(images_NHWC[i : i + BATCH]) for i in range(0, len(images_NHWC), BATCH)])

@@ -1,0 +1,144 @@
+"""The one truth about turning an image file into model input: ingest, predict and every client of the ONNX file
+use these functions, so that training and serving cannot drift apart. Imports no torch.
+
+An image becomes a square uint8 RGB array; scaling and normalization happen inside the exported graph.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Everything that Pillow was seen to raise on broken files (FACTS: images in)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError)
+
+
+class UnreadableImage(ValueError):
+    """A file that is not a usable image; the message is the reason, without the path."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image is brought to the model's size; travels inside the ONNX file.
+
+    `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255 behind transparency and padding.
+    """
+
+    size: int
+    resize: str
+    background: tuple[int, int, int]
+
+    def record(self) -> dict[str, object]:
+        return {**asdict(self), "background": list(self.background)}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Preprocessing:
+        red, green, blue = record["background"]
+        return Preprocessing(record["size"], record["resize"], (red, green, blue))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as it was found: upright, RGB, at its own size (or a JPEG's nearest cheaper one, never under target)."""
+
+    image: Image.Image
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
+    """Decode the bytes of one image file. Raises UnreadableImage with the reason.
+
+    EXIF orientation is applied; transparency is composited on the background; 16-bit grey is scaled, not clipped.
+    """
+    if not content:
+        raise UnreadableImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _verify(content)
+            image = Image.open(BytesIO(content))
+            width, height, mode, kind = *image.size, image.mode, image.format or "?"
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnreadableImage(f"it is animated ({image.n_frames} frames)")  # type: ignore[attr-defined]
+            if kind == "JPEG":  # decodes at a fraction of the cost when far larger than needed
+                image.draft("RGB", (2 * preprocessing.size, 2 * preprocessing.size))
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UnreadableImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels (decompression bomb)") from None
+    except UnidentifiedImageError:
+        raise UnreadableImage("it is not an image that Pillow knows") from None
+    except _BROKEN as error:
+        raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
+    if upright.size != image.size:
+        width, height = height, width
+    return Decoded(_rgb(upright, preprocessing.background), width, height, mode, kind)
+
+
+def _verify(content: bytes) -> None:
+    """A PNG with a wrong checksum loads silently; only `verify`, which spoils the object, tells."""
+    if content.startswith(b"\x89PNG"):
+        with Image.open(BytesIO(content)) as image:
+            image.verify()
+
+
+def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _wide_grey_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*background, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float grey: `convert` would clip at 255, so bring the range to 0-255 first."""
+    grey = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
+        values = grey * scale
+    elif image.mode.startswith("I;16") or grey.max(initial=0.0) <= 65535:
+        values = grey / 257.0
+    else:
+        values = grey / (2**31 - 1) * 255.0
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
+
+
+def to_array(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """An RGB image of any size as a uint8 array [size, size, 3]."""
+    side = preprocessing.size
+    if image.size != (side, side):
+        if preprocessing.resize == "crop":
+            image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+        elif preprocessing.resize == "pad":
+            image = ImageOps.pad(image, (side, side), Image.Resampling.BILINEAR, color=preprocessing.background)
+        else:
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def load(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    """One image file as model input, uint8 [size, size, 3]. Raises ValueError with a sentence that names the file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}): check the path and its permissions") from None
+    try:
+        return to_array(read(content, preprocessing).image, preprocessing)
+    except UnreadableImage as reason:
+        raise ValueError(f"{path}: {reason}: give a JPEG, PNG, WebP, BMP, TIFF or other image file") from None

@@ -1,0 +1,60 @@
+"""`benchmark`: every variant of every model, one after the other on a quiet machine, in interleaved rounds."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.config import Benchmark
+from pipeline.inference.predictor import Predictor
+
+WARMUP = 3
+
+
+def benchmark(
+    files: dict[tuple[str, str], Path], known: dict[tuple[str, str], dict[str, float]], images_NHWC: np.ndarray,
+    config: Benchmark,
+) -> dict[str, Any]:  # fmt: skip
+    """benchmark.json: hardware and a row per (model, variant): what earlier stages found (`known`), size and speed.
+
+    Latencies are in milliseconds per call at batch 1 (median and 95th percentile), throughput in images per second
+    at each batch size. Rounds go over all variants in turn, so that a noisy moment hits them all.
+    """
+    predictors = {key: Predictor(path, config.threads) for key, path in files.items()}
+    batches = {size: np.resize(images_NHWC, (size, *images_NHWC.shape[1:])) for size in {1, *config.batch_sizes}}
+    timings: dict[tuple[tuple[str, str], int], list[float]] = {(k, b): [] for k in predictors for b in batches}
+    for turn in tqdm(range(-WARMUP, config.rounds), "benchmark", unit=" rounds", disable=None):
+        for (key, size), times in timings.items():
+            start = time.perf_counter()
+            predictors[key].run(batches[size])
+            if turn >= 0:
+                times.append(time.perf_counter() - start)
+    rows = []
+    for (model, variant), path in files.items():
+        key = (model, variant)
+        single = np.array(timings[key, 1]) * 1000
+        rows.append({
+            "model": model,
+            "variant": variant,
+            **known[key],
+            "size_mb": path.stat().st_size / 1e6,
+            "latency_ms": float(np.median(single)),
+            "latency_p95_ms": float(np.percentile(single, 95)),
+            **{f"images_per_second_{b}": b / float(np.median(timings[key, b])) for b in config.batch_sizes},
+        })  # fmt: skip
+    return {"hardware": hardware(), "threads": config.threads, "rounds": config.rounds, "variants": rows}
+
+
+def hardware() -> str:
+    """The processor's name, as people know it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
+        if cpuinfo.exists() else []
+    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
+
+

@@ -1,0 +1,74 @@
+"""`evaluate@MODEL`: the test split, once: the trained network and each of its exported variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Evaluate
+from pipeline.evaluation import metrics, plots
+from pipeline.inference.predictor import Predictor
+from pipeline.training.deployable import probabilities
+from pipeline.training.device import choose_device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` is metrics.json. `predictions`: a row per test image: path, label, the class that the trained network
+    (`predicted`) and each variant named, and the network's probability of each class."""
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    per_class: pd.DataFrame
+    pictures: dict[str, Figure]
+
+
+def evaluate(
+    name: str, network: nn.Module, card: ModelCard, variants: dict[str, Path], dataset: Dataset, config: Evaluate
+) -> Evaluation:
+    """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network."""
+    images, labels = dataset.of("test")
+    scores = probabilities(network, card, images, choose_device("auto"))
+    names = np.array(card.class_names)
+    predicted = scores.argmax(axis=1)
+    table = dataset.splits.loc[dataset.rows("test"), ["path", "class"]].rename(columns={"class": "label"})
+    table = table.assign(predicted=names[predicted]).reset_index(drop=True)
+    compared = {}
+    for variant, path in variants.items():
+        by_variant = Predictor(path).probabilities(images)
+        classes = by_variant.argmax(axis=1)
+        table[variant] = names[classes]
+        compared[variant] = {
+            "accuracy": metrics.accuracy(by_variant, labels),
+            "agreement": float((classes == predicted).mean()),
+        }
+    table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
+    numbers = metrics.summary(scores, labels, config.calibration_bins)
+    title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
+    pictures = {
+        "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
+        "reliability": plots.reliability(metrics.calibration(scores, labels, config.calibration_bins), title),
+        "mistakes": _mistakes(name, images, labels, scores, card.class_names, config.mistakes),
+    }
+    return Evaluation(
+        {**numbers, "variants": compared}, table, metrics.per_class(scores, labels, card.class_names), pictures
+    )
+
+
+def _mistakes(
+    name: str, images_NHWC: np.ndarray, labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...], most: int
+) -> Figure:
+    """The wrong answers that the network was surest of."""
+    predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+    captions = [f"{names[labels[i]]}\nas {names[predicted[i]]} {confidence[i]:.0%}" for i in worst]
+    title = f"{name}: the surest of {len(wrong):,} mistakes" if len(wrong) else f"{name}: no mistake"
+    return plots.image_grid(images_NHWC[worst], captions, 8, title)

@@ -1,0 +1,72 @@
+"""`prune@MODEL`: remove whole channels, then fine-tune, so that the network is really smaller and faster.
+
+Channels are chosen by the norm of their group of weights, following the dependencies between layers: G. Fang et al.,
+DepGraph: Towards Any Structural Pruning, CVPR 2023 (https://arxiv.org/abs/2301.12900), by its library torch-pruning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+import torch_pruning
+from torch import nn
+
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Prune, Train
+from pipeline.stages.train import metrics, training_data
+from pipeline.training.augmentation import Policy
+from pipeline.training.loop import Epoch, Fitted, fit
+
+
+def prune(
+    network: nn.Module,
+    card: ModelCard,
+    dataset: Dataset,
+    sample_index: pd.DataFrame,
+    class_weights: list[float],
+    policy: Policy,
+    recipe: Train,
+    config: Prune,
+    on_epoch: Callable[[Epoch], None],
+) -> tuple[Fitted, dict[str, Any]]:
+    """The smaller, fine-tuned network and its metrics.json. `network` is changed in place."""
+    whole_macs, whole_parameters = _cost(network, card)
+    remove_channels(network, card, config)
+    macs, parameters = _cost(network, card)
+    gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": config.learning_rate})
+    data = training_data(dataset, sample_index, class_weights, gentle)
+    fitted = fit(network, card, data, gentle, policy, on_epoch)
+    measured = metrics(fitted, card, dataset, data)
+    return fitted, measured | {
+        "macs": macs,
+        "parameters_kept": parameters / whole_parameters,
+        "macs_kept": macs / whole_macs,
+    }
+
+
+def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
+    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = torch_pruning.pruner.BasePruner(
+        network.train(),
+        _example(card),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=config.channels,
+        ignored_layers=[last],
+        round_to=config.round_to,
+    )
+    pruner.step()
+
+
+def _cost(network: nn.Module, card: ModelCard) -> tuple[int, int]:
+    """Multiply-accumulate operations for one image, and parameters."""
+    macs, parameters = torch_pruning.utils.count_ops_and_params(network.eval(), _example(card))
+    return int(macs), int(parameters)
+
+
+def _example(card: ModelCard) -> torch.Tensor:
+    side = card.preprocessing.size
+    return torch.zeros(1, 3, side, side)

@@ -1,0 +1,95 @@
+"""`report`: one self-contained HTML page: every number and picture of this run, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from pipeline.artifacts import SPLITS, Dataset, read_dataset, read_json, read_table
+from pipeline.config import Params
+from pipeline.evaluation import plots
+
+TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
+SHOWN_CLASSES, SAMPLES = 10, 8
+
+
+def render(params: Params, artifacts: Path) -> str:
+    """The page. `artifacts` is the folder of the stages' outputs; only the models of params.yaml are read."""
+    dataset = read_dataset(artifacts / "ingest" / "images.npy", artifacts / "split" / "splits.parquet")
+    quarantine = read_table(artifacts / "ingest" / "quarantine.csv")
+    benchmark = read_json(artifacts / "benchmark" / "benchmark.json")
+    models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.models]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": lambda share: f"{share:.2%}", "thousands": lambda n: f"{n:,}"}
+    return environment.from_string(TEMPLATE.read_text()).render(
+        params=params,
+        counts=_counts(dataset),
+        totals={split: len(dataset.rows(split)) for split in SPLITS},
+        classes=dataset.class_names,
+        counts_picture=_embedded(plots.class_counts(_counts(dataset), "Images per class and split")),
+        samples_picture=_embedded(_samples(dataset)),
+        quarantine=quarantine.head(20).to_dict("records"),
+        quarantined=len(quarantine),
+        validation=read_json(artifacts / "validate" / "validation.json"),
+        preview_picture=_file(artifacts / "augment" / "preview.png"),
+        stats=read_json(artifacts / "augment" / "norm_stats.json"),
+        models=models,
+        best=max(models, key=lambda model: model["train"]["val_accuracy"])["name"],
+        benchmark=benchmark,
+        pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
+    )
+
+
+def _model(params: Params, artifacts: Path, name: str, variants: list[dict[str, Any]]) -> dict[str, Any]:
+    tested = artifacts / "evaluate" / name
+    return {
+        "name": name,
+        "architecture": params.models[name].architecture,
+        "recipe": params.recipe(name),
+        "train": read_json(artifacts / "train" / name / "metrics.json"),
+        "prune": read_json(artifacts / "prune" / name / "metrics.json"),
+        "test": read_json(tested / "metrics.json"),
+        "per_class": read_table(tested / "per_class.csv").to_dict("records"),
+        "variants": [row for row in variants if row["model"] == name],
+        "curves": _file(artifacts / "train" / name / "curves.png"),
+        **{picture: _file(tested / f"{picture}.png") for picture in ("confusion", "reliability", "mistakes")},
+    }
+
+
+def _counts(dataset: Dataset) -> pd.DataFrame:
+    table = pd.crosstab(dataset.splits["class"], dataset.splits["split"])
+    return table.reindex(columns=list(SPLITS), fill_value=0)
+
+
+def _samples(dataset: Dataset) -> Figure:
+    """A row of training images per class."""
+    rows = dataset.rows("train")
+    chosen: list[int] = []
+    captions: list[str] = []
+    for label, name in enumerate(dataset.class_names[:SHOWN_CLASSES]):
+        of_class = rows[dataset.labels[rows] == label]
+        picked = of_class[np.linspace(0, len(of_class) - 1, SAMPLES).astype(int)]
+        chosen += picked.tolist()
+        captions += [name] * SAMPLES
+    return plots.image_grid(dataset.images_NHWC[chosen], captions, SAMPLES, "Training images")
+
+
+def _embedded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    return _data_uri(buffer.getvalue())
+
+
+def _file(path: Path) -> str:
+    return _data_uri(path.read_bytes())
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

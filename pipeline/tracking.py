@@ -1,0 +1,254 @@
+"""The only module that speaks to MLflow's tracking server (registry.py: to its registry).
+
+One run per trained model, found by content: the run carries the SHA-256 of its checkpoint as a tag. Whatever is
+sent twice is there once, and what a stage could not send, because the server was down or because DVC restored the
+stage from its cache, the next call of `sync` sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pipeline.artifacts import read_json, read_table, sha256
+from pipeline.config import Params
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CHECKPOINT_TAG = "checkpoint.sha256"
+MODEL_STAGES = ("train", "prune", "export", "quantize", "evaluate")
+# A run's metrics are read side by side: the headline ones get short names
+PREFIX = {"train": "best_", "evaluate": "test_"}
+EPOCH_METRICS = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def connect() -> MlflowClient:
+    """A client of MLFLOW_TRACKING_URI, or of the embedded default: `mlflow.db` and `mlruns/` in the current folder."""
+    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # The defaults retry for minutes; training must not wait for a server that is down
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient(uri)
+    if uri.startswith("sqlite:///"):
+        # Several processes that open a fresh SQLite store at once crash in its migrations: one at a time
+        with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+            client.search_experiments(max_results=1)
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        local = client.tracking_uri.startswith("sqlite:///")
+        try:
+            return str(client.create_experiment(name, Path("mlruns").resolve().as_uri() if local else None))
+        except MlflowException:  # another process was quicker
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(f"the MLflow experiment {name!r} is deleted: restore it, or set another `experiment`")
+    return str(found.experiment_id)
+
+
+@dataclass
+class LiveRun:
+    """What a training run says while it goes on. After the first failure to send it falls silent: `sync` mends."""
+
+    client: MlflowClient | None
+    run_id: str = ""
+
+    def epoch(self, row: Mapping[str, float], cost: Mapping[str, float]) -> None:
+        if self.client is None:
+            return
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        step = int(row["epoch"])
+        values = {name: row[name] for name in EPOCH_METRICS} | dict(cost)
+        with _forgiving("the epoch's metrics") as attempt:
+            metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+            self.client.log_batch(self.run_id, metrics=metrics)
+        if attempt.failed:
+            self.client = None
+
+    def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
+        if self.client is None:
+            return
+        with _forgiving("the end of the run"):
+            for key, value in {**tags, CHECKPOINT_TAG: sha256(checkpoint)}.items():
+                self.client.set_tag(self.run_id, key, value)
+
+
+@contextmanager
+def live_run(params: Params, model: str) -> Iterator[LiveRun]:
+    """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly."""
+    live = LiveRun(None)
+    with _forgiving("the start of the run"):
+        client = connect()
+        live = LiveRun(client, _create_run(client, params, model).info.run_id)
+    try:
+        yield live
+    except BaseException as error:
+        _close(live, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    _close(live, "FINISHED")
+
+
+def _close(live: LiveRun, status: str) -> None:
+    if live.client is not None:
+        with _forgiving("the end of the run"):
+            live.client.set_terminated(live.run_id, status)
+
+
+def sync_or_warn(params: Params, model: str, artifacts: Path) -> None:
+    """`sync`, for stages: a server that is down is worth a warning, never the stage."""
+    with _forgiving(f"the results of {model}"):
+        sync(connect(), params, model, artifacts)
+
+
+def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> str:
+    """Bring the run of the model's checkpoint up to date with the stages' outputs; the run's id.
+
+    Only outputs that were made from this very checkpoint are sent, each version of them once.
+    """
+    folder = artifacts / "train" / model
+    checkpoint = sha256(folder / "checkpoint.safetensors")
+    run = find_run(client, params, checkpoint) or _backfilled(client, params, model, folder, checkpoint)
+    for stage in MODEL_STAGES:
+        _record(client, run, stage, artifacts / stage / model, checkpoint)
+    benchmark = artifacts / "benchmark" / "benchmark.json"
+    if benchmark.exists():
+        rows = [r for r in read_json(benchmark)["variants"] if r["model"] == model and r["checkpoint"] == checkpoint]
+        if rows and run.data.tags.get("recorded.benchmark") != sha256(benchmark):
+            _log_metrics(client, run.info.run_id, _numbers({r["variant"]: r for r in rows}, "benchmark."))
+            client.set_tag(run.info.run_id, "recorded.benchmark", sha256(benchmark))
+    return str(run.info.run_id)
+
+
+def find_run(client: MlflowClient, params: Params, checkpoint: str) -> Run | None:
+    """The newest run that made this checkpoint."""
+    where = f"tags.`{CHECKPOINT_TAG}` = '{checkpoint}'"
+    runs = client.search_runs([experiment_id(client, params.experiment)], where, max_results=1)
+    return runs[0] if runs else None
+
+
+def lineage() -> dict[str, str]:
+    """Where a result comes from: code, environment and DVC's lock; the data's hash is added by who knows it."""
+    commit = _git("rev-parse", "HEAD")
+    tags = {"git.commit": commit or "none", "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    for tag, name in (("dvc_lock.sha256", "dvc.lock"), ("environment.sha256", "requirements.lock")):
+        if Path(name).exists():
+            tags[tag] = sha256(Path(name))
+    return {f"lineage.{key}": value for key, value in tags.items()}
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def _create_run(client: MlflowClient, params: Params, model: str) -> Run:
+    from mlflow.entities import Param
+
+    architecture = params.models[model].architecture
+    run = client.create_run(
+        experiment_id(client, params.experiment),
+        run_name=model,
+        tags={"model": model, "architecture": architecture, "mlflow.source.name": "dvc repro", **lineage()},
+    )
+    # The recipe under its plain names, everything else under its section's
+    values: dict[str, Any] = {"architecture": architecture, **params.recipe(model).model_dump()}
+    for section, content in params.model_dump(by_alias=True, exclude={"models", "train"}).items():
+        values |= {f"{section}.{k}": v for k, v in content.items()} if isinstance(content, dict) else {section: content}
+    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
+    return run
+
+
+def _backfilled(client: MlflowClient, params: Params, model: str, folder: Path, checkpoint: str) -> Run:
+    """A run for a checkpoint that MLflow does not know: its history is read from the file."""
+    from mlflow.entities import Metric
+
+    run = _create_run(client, params, model)
+    now = int(time.time() * 1000)
+    history = read_table(folder / "history.csv")
+    for row in history.to_dict("records"):
+        metrics = [Metric(name, float(row[name]), now, int(row["epoch"])) for name in EPOCH_METRICS]
+        client.log_batch(run.info.run_id, metrics=metrics)
+    client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
+    client.set_terminated(run.info.run_id)
+    return client.get_run(run.info.run_id)
+
+
+def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint: str) -> None:
+    """Metrics, pictures, tables and models of one stage's output folder."""
+    metrics = folder / "metrics.json"
+    if not metrics.exists() or read_json(metrics)["checkpoint"] != checkpoint:
+        return
+    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.iterdir()))).hexdigest()
+    tag = f"recorded.{stage}"
+    if run.data.tags.get(tag) == digest:
+        return
+    _log_metrics(client, run.info.run_id, _numbers(read_json(metrics), PREFIX.get(stage, f"{stage}.")))
+    client.log_artifacts(run.info.run_id, str(folder), stage)
+    client.set_tag(run.info.run_id, tag, digest)
+
+
+def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+
+
+def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """All numbers of nested metrics, by their dotted path."""
+    numbers: dict[str, float] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            numbers |= _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            numbers[f"{prefix}{key}"] = float(value)
+    return numbers
+
+
+class _Attempt:
+    failed = False
+
+
+@contextmanager
+def _forgiving(what: str) -> Iterator[_Attempt]:
+    """Tracking never kills training: a failure to send is said once, in a sentence, and `sync` sends it later."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    attempt = _Attempt()
+    try:
+        yield attempt
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        attempt.failed = True
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"warning: MLflow at {os.environ.get('MLFLOW_TRACKING_URI')} did not take {what} ({reason}); "
+            f"`python -m pipeline track` sends it later",
+            file=sys.stderr,
+        )

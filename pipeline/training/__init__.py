@@ -1,0 +1,1 @@
+"""The training engine: recipe, loop, batched augmentation, device and precision, checkpoints. Knows no stage."""

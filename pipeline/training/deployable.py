@@ -1,0 +1,42 @@
+"""The network as it is shipped: uint8 images in, logits and probabilities out; also how torch itself is evaluated."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.artifacts import ModelCard
+
+BATCH = 256
+
+
+class Deployable(nn.Module):
+    """Wraps a network so that scaling and normalization are part of the graph."""
+
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.network = network
+        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
+        # (x / 255 - mean) / std as one multiplication and one addition per pixel
+        self.register_buffer("factor", (1 / (255 * std)).view(1, 3, 1, 1))
+        self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 [N, H, W, 3] -> logits [N, classes], probabilities [N, classes]."""
+        # contiguous(): without it the exporter emits as_strided and shape arithmetic, which cannot be quantized
+        images_NCHW = image.permute(0, 3, 1, 2).contiguous().to(torch.float32)
+        logits = self.network(images_NCHW * self.factor + self.offset)
+        return logits, torch.softmax(logits, dim=1)
+
+
+@torch.inference_mode()
+def probabilities(network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, device: torch.device) -> np.ndarray:
+    """float32 [N, classes], in float32 arithmetic, whatever precision the training used."""
+    model = Deployable(network, card).to(device).eval()
+    parts = [
+        model(torch.from_numpy(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
+        for i in range(0, len(images_NHWC), BATCH)
+    ]
+    result: np.ndarray = torch.cat(parts).numpy()
+    return result

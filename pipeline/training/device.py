@@ -1,0 +1,72 @@
+"""Where and in which number format training runs."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.config import Train
+
+PROBE_STEPS = 4
+# bfloat16 must win clearly: a probe that tips over with the machine's load would not be reproducible
+PROBE_MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`device` and the autocast `dtype` (None: float32 throughout); `reason` is one line for the log."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+    reason: str
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def choose_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch finds no usable GPU here: set it to auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def place(recipe: Train, network: nn.Module, size: int, classes: int) -> Placement:
+    """Choose device and precision for a network; may run a few probing steps on a copy of it."""
+    device = choose_device(recipe.device)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    if recipe.precision == "float32":
+        return Placement(device, None, "float32, as told")
+    if recipe.precision == "bfloat16":
+        return Placement(device, torch.bfloat16, "bfloat16, as told")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
+        return Placement(device, None, "float32: this GPU has no bfloat16")
+    seconds = {dtype: _probe(network, size, classes, recipe.batch_size, dtype) for dtype in (None, torch.bfloat16)}
+    ratio = seconds[None] / seconds[torch.bfloat16]
+    if ratio > PROBE_MARGIN:
+        return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
+    return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
+
+
+def _probe(network: nn.Module, size: int, classes: int, batch: int, dtype: torch.dtype | None) -> float:
+    """Seconds of the quickest of a few training steps on random images, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trial = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
+        images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+        labels = torch.randint(classes, (batch,))
+        times = []
+        for _ in range(PROBE_STEPS):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+                loss = cross_entropy(trial(images).float(), labels)
+            loss.backward()
+            times.append(time.perf_counter() - start)
+    return min(times[1:])
