@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -15,16 +16,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-STAGES = "Stages (called by dvc.yaml)"
-VERBS = "For people"
-for command in (setup.init, shipping.register, shipping.promote, shipping.predict, shipping.track):
-    app.command(rich_help_panel=VERBS)(command)
-for command in (data.ingest, data.validate, data.split, data.augment):
-    app.command(rich_help_panel=STAGES)(command)
-for command in (models.train, models.prune, models.export, models.quantize, models.evaluate):
-    app.command(rich_help_panel=STAGES)(command)
-for command in (models.benchmark, models.report):
-    app.command(rich_help_panel=STAGES)(command)
+PANELS: dict[str, list[Callable[..., None]]] = {
+    "For people": [setup.init, shipping.register, shipping.promote, shipping.predict, shipping.track],
+    "Stages (called by dvc.yaml)": [
+        *(data.ingest, data.validate, data.split, data.augment),
+        *(models.train, models.prune, models.export, models.quantize, models.evaluate),
+        *(models.benchmark, models.report),
+    ],
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ import pandas as pd
 from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")
+# Beside the metrics of each model stage: {"checkpoint": SHA-256 of the trained checkpoint that all of it comes from}
+LINEAGE = "lineage.json"
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -214,7 +215,7 @@ def load(path: Path) -> Params:
     try:
         content = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-3 is a number
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: run `python -m pipeline init --dataset digits` to write one") from None
+        raise ValueError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
     except YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

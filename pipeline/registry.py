@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -66,7 +67,8 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
 
 def onnx_file(artifacts: Path, row: dict[str, Any]) -> Path:
     stage = "quantize" if "int8" in row["variant"] else "export"
-    return artifacts / stage / row["model"] / f"{row['variant']}.onnx"
+    path: Path = artifacts / stage / row["model"] / f"{row['variant']}.onnx"
+    return path
 
 
 def register(params: Params, artifacts: Path) -> tuple[str, dict[str, Any]]:
@@ -105,13 +107,15 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     card = Predictor(path).card
     side, classes = card.preprocessing.size, len(card.class_names)
     scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
+    # It warns that an environment made by uv has no pip
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     with mlflow.start_run(run_id):
         info = mlflow.onnx.log_model(
             onnx.load(path),
             name="model",
             registered_model_name=name,
             signature=ModelSignature(
-                Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")]), Schema(scores)
+                Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")]), Schema([*scores])
             ),
             metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
             pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
@@ -146,7 +150,7 @@ def promote(params: Params, dataset: Dataset) -> Decision:
         if champion is not None:
             client.set_registered_model_alias(name, PREVIOUS, champion)
         client.set_registered_model_alias(name, CHAMPION, challenger)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     verdict = "promoted" if decision.promoted else "refused"
     client.set_model_version_tag(name, challenger, f"promotion.{now}", f"{verdict}: {decision.reason}")
     return decision

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pipeline.artifacts import read_json, read_table, sha256
+from pipeline.artifacts import LINEAGE, read_json, read_table, sha256
 from pipeline.config import Params
 
 if TYPE_CHECKING:
@@ -200,14 +200,13 @@ def _backfilled(client: MlflowClient, params: Params, model: str, folder: Path, 
 
 def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint: str) -> None:
     """Metrics, pictures, tables and models of one stage's output folder."""
-    metrics = folder / "metrics.json"
-    if not metrics.exists() or read_json(metrics)["checkpoint"] != checkpoint:
+    if not (folder / LINEAGE).exists() or read_json(folder / LINEAGE)["checkpoint"] != checkpoint:
         return
     digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.iterdir()))).hexdigest()
     tag = f"recorded.{stage}"
     if run.data.tags.get(tag) == digest:
         return
-    _log_metrics(client, run.info.run_id, _numbers(read_json(metrics), PREFIX.get(stage, f"{stage}.")))
+    _log_metrics(client, run.info.run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
     client.log_artifacts(run.info.run_id, str(folder), stage)
     client.set_tag(run.info.run_id, tag, digest)
 

@@ -37,9 +37,7 @@ def ingest(
         print(f"warning: {said}", file=sys.stderr)
 
 
-def validate(
-    manifest: Path, quarantine: Path, report: Path, docs: Path, params: ParamsFile = DEFAULT_PARAMS
-) -> None:
+def validate(manifest: Path, quarantine: Path, report: Path, docs: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Judge the manifest with Great Expectations."""
     from pipeline.artifacts import read_table, write_json
     from pipeline.stages.validate import as_report, raise_critical

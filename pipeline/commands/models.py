@@ -57,7 +57,7 @@ def train(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
-    from pipeline.artifacts import sha256, write_json
+    from pipeline.artifacts import LINEAGE, sha256, write_json
     from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.train import train as run
     from pipeline.tracking import live_run, sync_or_warn
@@ -79,7 +79,8 @@ def train(
         )
         checkpoint = _write(out, fitted, card)
         save(learning_curves(fitted.history, model), out / "curves.png")
-        write_json(out / "metrics.json", {**metrics, "checkpoint": sha256(checkpoint)})
+        write_json(out / "metrics.json", metrics)
+        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
         live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
         facts += [f"val accuracy {metrics['val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
         facts += [str(fitted.placement.device), fitted.placement.reason]
@@ -101,7 +102,7 @@ def prune(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Remove channels from the trained network SOURCE and fine-tune what is left."""
-    from pipeline.artifacts import sha256, write_json
+    from pipeline.artifacts import LINEAGE, sha256, write_json
     from pipeline.stages.prune import prune as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
@@ -116,7 +117,8 @@ def prune(
             config.recipe(model), config.prune, say,
         )  # fmt: skip
         _write(out, fitted, card)
-        write_json(out / "metrics.json", {**metrics, "checkpoint": sha256(source)})
+        write_json(out / "metrics.json", metrics)
+        write_json(out / LINEAGE, {"checkpoint": sha256(source)})
         facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
         facts += [f"val accuracy {metrics['val_accuracy']:.4f}"]
     sync_or_warn(config, model, out.parent.parent)
@@ -126,7 +128,7 @@ def export(
     model: str, source: Path, pruned: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS
 ) -> None:
     """Export the trained network SOURCE and its PRUNED version to ONNX and prove that they agree with torch."""
-    from pipeline.artifacts import read_dataset, sha256, write_json
+    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json
     from pipeline.stages.export import export as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
@@ -139,7 +141,8 @@ def export(
             network, card = checkpoint.load(path)
             made[variant] = run(network, card, val_images, val_labels, config.export, out / f"{variant}.onnx")
             facts += [f"{variant} within {made[variant]['largest_difference']:.1e} of torch"]
-        write_json(out / "metrics.json", {**made, "checkpoint": sha256(source)})
+        write_json(out / "metrics.json", made)
+        write_json(out / LINEAGE, {"checkpoint": sha256(source)})
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -148,7 +151,7 @@ def quantize(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Quantize the ONNX files in the folder SOURCE to int8."""
-    from pipeline.artifacts import sha256, write_json
+    from pipeline.artifacts import LINEAGE, sha256, write_json
     from pipeline.stages.quantize import quantize as run
     from pipeline.tracking import sync_or_warn
 
@@ -163,7 +166,8 @@ def quantize(
             target = out / f"{quantized}.onnx"
             made[quantized] = run(source / f"{variant}.onnx", target, calibration, val_images, val_labels)
             facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
-        write_json(out / "metrics.json", {**made, "checkpoint": sha256(checkpoint)})
+        write_json(out / "metrics.json", made)
+        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -172,7 +176,7 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Score the trained network and its variants on the test split."""
-    from pipeline.artifacts import read_dataset, sha256, write_json, write_table
+    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json, write_table
     from pipeline.evaluation.plots import save
     from pipeline.stages.evaluate import evaluate as run
     from pipeline.tracking import sync_or_warn
@@ -183,7 +187,8 @@ def evaluate(
         network, card = load_checkpoint(checkpoint)
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
         result = run(model, network, card, files, read_dataset(images, splits), config.evaluate)
-        write_json(out / "metrics.json", {**result.metrics, "checkpoint": sha256(checkpoint)})
+        write_json(out / "metrics.json", result.metrics)
+        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():
@@ -200,7 +205,7 @@ def benchmark(
     """Time every variant of every model, on a quiet machine."""
     import pandas as pd
 
-    from pipeline.artifacts import VARIANTS, read_dataset, read_json, write_json
+    from pipeline.artifacts import LINEAGE, VARIANTS, read_dataset, read_json, write_json
     from pipeline.evaluation.plots import pareto, save
     from pipeline.stages.benchmark import benchmark as run
     from pipeline.tracking import sync_or_warn
@@ -216,7 +221,7 @@ def benchmark(
             known[model, variant] = {
                 **tested["variants"][variant],
                 "val_accuracy": validated[variant]["val_accuracy"],
-                "checkpoint": tested["checkpoint"],
+                **read_json(evaluated / model / LINEAGE),
             }
     with summary("benchmark") as facts:
         val_images, _ = read_dataset(images, splits).of("val")

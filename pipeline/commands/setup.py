@@ -79,8 +79,9 @@ def _free(params: Path) -> Path:
 def _builtin(dataset: str) -> Preset:
     if dataset == "digits":
         return Preset(
-            "digits", "digits", DOWNLOADS, image_size=16, policy="digits", epochs=15, prune_epochs=5, batch_size=64,
-            test_share=0.2, min_accuracy=0.9, learning_rates={"simple_cnn": 0.05, "modern_cnn": 0.05, "simple_resnet": 0.05},
+            "digits", "digits", DOWNLOADS, image_size=16, policy="digits", epochs=12, prune_epochs=4, batch_size=64,
+            test_share=0.2, min_accuracy=0.9,
+            learning_rates={"simple_cnn": 0.05, "modern_cnn": 0.05, "simple_resnet": 0.05},
         )  # fmt: skip
     if dataset == "cifar10":
         return Preset("cifar10", "cifar10", DOWNLOADS, **_budget(50_000))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+)
 
 from pipeline.evaluation.statistics import wilson_interval
 
@@ -66,12 +72,8 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[
     """A row per class: precision, recall, f1 and the number of images of the class."""
     classes = list(range(len(class_names)))
     predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0
-    )
-    return pd.DataFrame(
-        {"class": class_names, "precision": precision, "recall": recall, "f1": f1, "images": support}
-    )
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    return pd.DataFrame({"class": class_names, "precision": precision, "recall": recall, "f1": f1, "images": support})
 
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

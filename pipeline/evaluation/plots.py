@@ -65,10 +65,10 @@ def reliability(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title: str) -> Figure:
-    """Small pictures with a caption each, row by row."""
+def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title: str, side: float = 1.35) -> Figure:
+    """Small pictures, `side` inches each, with a caption, row by row."""
     rows = max(1, -(-len(captions) // columns))
-    figure = _figure(1.35 * columns, 1.65 * rows + 0.4)
+    figure = _figure(side * columns, (side + 0.3) * rows + 0.4)
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -106,7 +106,7 @@ def pareto(rows: pd.DataFrame) -> Figure:
     marks = {"fp32": "o", "int8": "s", "pruned": "^", "pruned_int8": "D"}
     for colour, (model, group) in zip(_colours(), rows.groupby("model", sort=False), strict=False):
         ordered = group.sort_values("latency_ms")
-        axes.plot(ordered["latency_ms"], ordered["accuracy"], color=colour, alpha=0.35, linewidth=1, label=str(model))
+        axes.plot(ordered["latency_ms"], ordered["accuracy"], color=colour, alpha=0.5, linewidth=2, label=str(model))
         for _, row in ordered.iterrows():
             axes.scatter(
                 row["latency_ms"], row["accuracy"], marker=marks[row["variant"]], color=colour,

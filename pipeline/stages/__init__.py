@@ -1,1 +1,1 @@
-"""One file a stage: functions from typed inputs to typed outputs, without MLflow, Prefect, DVC or a path of their own."""
+"""One file a stage: from typed inputs to typed outputs, without MLflow, Prefect, DVC or a path of their own."""

@@ -1,4 +1,4 @@
-"""`export@MODEL`: torch to ONNX, preprocessing inside the graph, agreement with torch proved on the validation split."""
+"""`export@MODEL`: torch to ONNX, preprocessing inside the graph, agreement with torch proved on validation images."""
 
 from __future__ import annotations
 

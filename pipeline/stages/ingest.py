@@ -29,7 +29,7 @@ MANIFEST_COLUMNS = [
 
 @dataclass(frozen=True)
 class Block:
-    """A run of images: `pixels` [n, size, size, 3] of the readable ones, a manifest row each, and what was set aside."""
+    """A run of images: `pixels` [n, size, size, 3] of the readable ones, a manifest row each, and the others."""
 
     pixels_NHWC: np.ndarray
     rows: list[dict[str, Any]]
@@ -54,9 +54,10 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     entries = find(config.source, Path(config.root))
     rows: list[dict[str, Any]] = []
     quarantined: list[dict[str, str]] = []
-    with ImageArrayWriter(images, config.image_size) as writer, tqdm(
-        total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None
-    ) as bar:
+    with (
+        ImageArrayWriter(images, config.image_size) as writer,
+        tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
+    ):
         for block in _decoded(entries, preprocessing_of(config), config.workers or os.cpu_count() or 1):
             writer.append(block.pixels_NHWC)
             rows += block.rows

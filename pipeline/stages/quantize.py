@@ -24,7 +24,7 @@ OPERATORS = ["Conv", "Gemm", "Add", "Relu", "MaxPool", "Reshape"]
 BATCH = 64
 
 
-class _Calibration(CalibrationDataReader):
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     def __init__(self, images_NHWC: np.ndarray) -> None:
         self.batches: Iterator[np.ndarray] = (images_NHWC[i : i + BATCH] for i in range(0, len(images_NHWC), BATCH))
 

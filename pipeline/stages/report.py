@@ -17,7 +17,7 @@ from pipeline.config import Params
 from pipeline.evaluation import plots
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
-SHOWN_CLASSES, SAMPLES = 10, 8
+SHOWN_CLASSES, SAMPLES = 10, 12
 
 
 def render(params: Params, artifacts: Path) -> str:
@@ -78,7 +78,7 @@ def _samples(dataset: Dataset) -> Figure:
         picked = of_class[np.linspace(0, len(of_class) - 1, SAMPLES).astype(int)]
         chosen += picked.tolist()
         captions += [name] * SAMPLES
-    return plots.image_grid(dataset.images_NHWC[chosen], captions, SAMPLES, "Training images")
+    return plots.image_grid(dataset.images_NHWC[chosen], captions, SAMPLES, "Training images", side=0.8)
 
 
 def _embedded(figure: Figure) -> str:

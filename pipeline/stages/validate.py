@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.config import Validate
 
 if TYPE_CHECKING:
-    from great_expectations.expectations import Expectation
+    from great_expectations.expectations.expectation import Expectation
 
 FIRST = 5  # paths that are named for a failed expectation
 # Data Docs file their pages under the time of the run; a fixed one keeps DVC's outputs comparable
@@ -144,6 +144,8 @@ def _run_suite(table: pd.DataFrame, columns: pd.Index, asked: list[Check], docs:
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
@@ -162,7 +164,7 @@ def _run_suite(table: pd.DataFrame, columns: pd.Index, asked: list[Check], docs:
     for expectation in expectations:
         suite.add_expectation(expectation)
     for column in columns:
-        suite.add_expectation(gx.expectations.ExpectColumnValuesToNotBeNull(column=column, severity="critical"))
+        suite.add_expectation(ExpectColumnValuesToNotBeNull(column=column, severity=FailureSeverity.CRITICAL))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="manifest", data=batch, suite=suite))
     checkpoint = context.checkpoints.add(gx.Checkpoint(name="ingested", validation_definitions=[definition]))
     result = checkpoint.run(
@@ -171,7 +173,9 @@ def _run_suite(table: pd.DataFrame, columns: pd.Index, asked: list[Check], docs:
     context.build_data_docs()
     (run,) = result.run_results.values()
     verdicts = {
-        (r.expectation_config.type, r.expectation_config.kwargs["column"]): bool(r.success) for r in run.results
+        (r.expectation_config.type, r.expectation_config.kwargs["column"]): bool(r.success)
+        for r in run.results
+        if r.expectation_config is not None
     }
     nulls = [c for c in columns if not verdicts["expect_column_values_to_not_be_null", c]]
     if nulls:
@@ -180,13 +184,14 @@ def _run_suite(table: pd.DataFrame, columns: pd.Index, asked: list[Check], docs:
 
 
 def _expectation(check: Check) -> Expectation:
-    import great_expectations as gx
+    from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
-    return gx.expectations.ExpectColumnValuesToBeBetween(
+    return ExpectColumnValuesToBeBetween(
         column=check.column,
         min_value=check.minimum,
         max_value=check.maximum,
         mostly=1 - check.tolerated,
-        severity=check.severity,
+        severity=FailureSeverity(check.severity),
         notes=check.says,
     )

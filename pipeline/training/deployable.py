@@ -14,6 +14,9 @@ BATCH = 256
 class Deployable(nn.Module):
     """Wraps a network so that scaling and normalization are part of the graph."""
 
+    factor: torch.Tensor
+    offset: torch.Tensor
+
     def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.network = network

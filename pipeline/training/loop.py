@@ -71,7 +71,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
     device = placement.device
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
     images, labels = _resident(data, device)
     augment = Augmenter(policy, card.mean, card.std, device, recipe.seed + 1)
     steps = math.ceil(len(data.rows) / recipe.batch_size)
