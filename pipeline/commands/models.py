@@ -147,19 +147,21 @@ def export(
 
 
 def quantize(
-    model: str, checkpoint: Path, source: Path, images: Path, splits: Path, augmented: Path, out: Path,
+    model: str, checkpoint: Path, source: Path, images: Path, splits: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Quantize the ONNX files in the folder SOURCE to int8."""
-    from pipeline.artifacts import LINEAGE, sha256, write_json
+    import numpy as np
+
+    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json
     from pipeline.stages.quantize import quantize as run
     from pipeline.tracking import sync_or_warn
 
     config = load(params)
-    material = _material(images, splits, augmented)
-    val_images, val_labels = material.dataset.of("val")
-    rows = material.sample_index["row"].sample(frac=1, random_state=0).head(config.quantize.calibration_images)
-    calibration = material.dataset.images_NHWC[rows.to_numpy()]
+    dataset = read_dataset(images, splits)
+    val_images, val_labels = dataset.of("val")
+    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.quantize.calibration_images]
+    calibration = dataset.images_NHWC[rows]
     with summary(f"quantize {model}") as facts:
         made = {}
         for variant, quantized in (("fp32", "int8"), ("pruned", "pruned_int8")):

@@ -27,7 +27,7 @@ class Preset:
     root: str
     image_size: int = 32
     policy: str = "standard"
-    epochs: int = 12
+    epochs: int = 8
     prune_epochs: int = 4
     batch_size: int = 128
     limit: int = 0

@@ -20,16 +20,21 @@ def find(root: Path) -> list[Entry]:
     folders = _folders(root)
     if not folders:
         raise ValueError(f"{root} holds no sub-folder: put the images of each class into a folder named after it")
-    if "train" not in {SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}:
+    # A folder `train` without folders in it is a class of locomotives
+    if not any(_split(folder) == "train" and _folders(folder) for folder in folders):
         return _entries(root, root, "")
     entries = []
     for folder in folders:
-        split = SPLIT_FOLDERS.get(folder.name.lower())
+        split = _split(folder)
         if split is None:
             raise ValueError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
         entries += _entries(root, folder, split)
     _training_knows_all(root, entries)
     return entries
+
+
+def _split(folder: Path) -> str | None:
+    return SPLIT_FOLDERS.get(folder.name.lower())
 
 
 def _entries(root: Path, folder: Path, split: str) -> list[Entry]:

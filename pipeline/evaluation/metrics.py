@@ -1,16 +1,12 @@
-"""Numbers from probabilities [N, classes] and labels [N]; every share is of 1."""
+"""Numbers from probabilities [N, classes] and labels [N]; every share is of 1.
+
+scikit-learn takes a second to import: only the functions that need it do.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-    precision_recall_fscore_support,
-)
 
 from pipeline.evaluation.statistics import wilson_interval
 
@@ -21,6 +17,8 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def summary(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, float]:
     """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+
     predicted = probabilities.argmax(axis=1)
     classes = range(probabilities.shape[1])
     right = int((predicted == labels).sum())
@@ -29,7 +27,6 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> dict[st
         "accuracy": right / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
-        # sklearn computes in the precision it is given
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, labels=list(classes), average="macro", zero_division=0)),
         "top5_accuracy": _top_k(probabilities, labels, 5),
@@ -70,6 +67,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> pd.DataFrame:
     """A row per class: precision, recall, f1 and the number of images of the class."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     classes = list(range(len(class_names)))
     predicted = probabilities.argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
@@ -78,5 +77,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts [true class, predicted class]."""
+    from sklearn.metrics import confusion_matrix
+
     counts: np.ndarray = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
     return counts

@@ -1,0 +1,70 @@
+"""Small real images for everyone: scikit-learn's digits, written as a folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Params, load
+from pipeline.preprocessing import Preprocessing
+
+PROJECT = Path(__file__).parent.parent
+
+
+def write_digits(root: Path, classes: int, per_class: int) -> Path:
+    """`root/DIGIT/NUMBER.png`: real scans, 8x8 grey."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    for digit in range(classes):
+        folder = root / f"digit-{digit}"
+        folder.mkdir(parents=True)
+        for number, scan in enumerate(bunch.images[bunch.target == digit][:per_class]):
+            Image.fromarray((scan * (255 / 16)).round().astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def digit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 40 real scans; not to be changed."""
+    return write_digits(tmp_path_factory.mktemp("digits") / "images", classes=3, per_class=40)
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The shipped params.yaml."""
+    return load(PROJECT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def dataset(digit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The digit folder, ingested at 16 pixels and split."""
+    from pipeline.artifacts import read_dataset, write_table
+    from pipeline.config import Ingest, Split
+    from pipeline.stages.ingest import ingest
+    from pipeline.stages.split import split
+
+    folder = tmp_path_factory.mktemp("dataset")
+    found = ingest(Ingest(source="image_folder", root=str(digit_folder), image_size=16), folder / "images.npy")
+    write_table(folder / "splits.parquet", split(found.manifest, Split(validation=0.2, test=0.2)))
+    return read_dataset(folder / "images.npy", folder / "splits.parquet")
+
+
+@pytest.fixture
+def card(dataset: Dataset) -> ModelCard:
+    """A card for the dataset; its statistics are plausible, not measured."""
+    return ModelCard(
+        "simple_cnn", dataset.class_names, Preprocessing(16, "crop", (255, 255, 255)), (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)
+    )
+
+
+@pytest.fixture
+def tracking_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an MLflow store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return tmp_path

@@ -1,0 +1,50 @@
+"""params.yaml: what is wrong is said in one sentence that names the key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load
+from tests.conftest import PROJECT
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  batch_size:", "  batch_sise:", "train.batch_sise is not a known key (did you mean batch_size?)"),
+        ("  warmup: 0.25", "  warmup: soon", "train.warmup is 'soon'"),
+        ("  warmup: 0.25", "  warmup: 1.5", "train.warmup is 1.5: input should be less than 1"),
+        ("  test: 0.2", "  test: 0.95", "split: validation + test is 1.05 and leaves nothing to train on"),
+        ("    architecture: simple_cnn", "    architecture: simple_cn", "did you mean simple_cnn?"),
+        ("  source: digits", "  source: digit", "ingest.source is 'digit' (did you mean digits?)"),
+        ("    learning_rate: 0.05", "    learning_rat: 0.05", "models.simple_cnn.learning_rat is not a known key"),
+        ("    learning_rate: 0.05", "    learning_rate: -1", "models.simple_cnn.learning_rate is -1"),
+        ("experiment: digits\n", "", "experiment is missing: add it"),
+        ("models:\n", "modells:\n", "models is missing"),
+        ("experiment: digits", "experiment: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """Unknown keys, wrong types, impossible values and broken YAML each name their place."""
+    text = (PROJECT / "params.yaml").read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
+    """An entry of `models` takes `train` and replaces the keys that it names; 1e-3 is a number, as for DVC."""
+    path = tmp_path / "params.yaml"
+    text = (PROJECT / "params.yaml").read_text()
+    path.write_text(text.replace("    learning_rate: 0.05", "    learning_rate: 1e-3\n    epochs: 2", 1))
+    params = load(path)
+    assert (params.recipe("simple_cnn").learning_rate, params.recipe("simple_cnn").epochs) == (0.001, 2)
+    assert params.recipe("modern_cnn").epochs == params.train.epochs
+    with pytest.raises(ValueError, match="no model 'vgg'; it has: simple_cnn, modern_cnn, simple_resnet"):
+        params.recipe("vgg")

@@ -1,0 +1,123 @@
+"""export, quantize, benchmark, evaluate on a really trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Benchmark, Evaluate, Export, Train
+from pipeline.inference.predictor import Predictor
+from pipeline.stages.benchmark import benchmark
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import export
+from pipeline.stages.quantize import quantize
+from pipeline.stages.train import train
+from pipeline.training.augmentation import Policy
+from pipeline.training.deployable import probabilities
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["simple_cnn", "modern_cnn", "simple_resnet"])
+def shipped(
+    request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[torch.nn.Module, ModelCard, Path]:
+    """A trained network, its card, and a folder with fp32.onnx and int8.onnx."""
+    from pipeline.preprocessing import Preprocessing
+
+    folder = tmp_path_factory.mktemp("shipped")
+    card = ModelCard(
+        request.param, dataset.class_names, Preprocessing(16, "crop", (255, 255, 255)), (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)
+    )
+    rows = dataset.rows("train")
+    index = pd.DataFrame({"row": rows, "class": dataset.splits["class"].to_numpy()[rows], "weight": 1.0})
+    recipe = Train(epochs=5, batch_size=16, learning_rate=0.05, device="cpu", precision="float32")
+    network = train(card, dataset, index, [1.0] * 3, Policy(), recipe, lambda epoch: None)[0].network
+    images, labels = dataset.of("val")
+    metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
+    assert metrics["agreement"] == 1
+    quantize(folder / "fp32.onnx", folder / "int8.onnx", dataset.images_NHWC[rows], images, labels)
+    return network, card, folder
+
+
+def test_the_onnx_file_agrees_with_torch_for_any_batch(
+    shipped: tuple[torch.nn.Module, ModelCard, Path], dataset: Dataset
+) -> None:
+    """One image, many images, bytes in, probabilities out."""
+    network, card, folder = shipped
+    predictor = Predictor(folder / "fp32.onnx")
+    assert predictor.card == card
+    for count in (1, 3, 100):
+        images = dataset.images_NHWC[:count]
+        by_onnx, by_torch = predictor.probabilities(images), probabilities(network, card, images, CPU)
+        assert np.abs(by_onnx - by_torch).max() < 1e-5
+        assert by_onnx.sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_onnx_file_is_one_file_without_paths_of_this_machine(
+    shipped: tuple[torch.nn.Module, ModelCard, Path],
+) -> None:
+    """No weights beside it, no stack traces inside."""
+    folder = shipped[2]
+    assert {file.name for file in folder.iterdir()} == {"fp32.onnx", "int8.onnx"}
+    for name in ("fp32.onnx", "int8.onnx"):
+        content = (folder / name).read_bytes()
+        assert str(Path(__file__).parent.parent).encode() not in content
+        assert b"site-packages" not in content
+
+
+def test_the_quantized_file_is_smaller_and_keeps_the_classes(
+    shipped: tuple[torch.nn.Module, ModelCard, Path], dataset: Dataset
+) -> None:
+    """int8 weights inside, the same card, nearly always the same class."""
+    folder = shipped[2]
+    whole, small = Predictor(folder / "fp32.onnx"), Predictor(folder / "int8.onnx")
+    assert small.card == whole.card
+    kinds = {tensor.data_type for tensor in onnx.load(folder / "int8.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "fp32.onnx").stat().st_size
+    images = dataset.images_NHWC
+    same = whole.probabilities(images).argmax(axis=1) == small.probabilities(images).argmax(axis=1)
+    assert same.mean() > 0.95
+
+
+def test_evaluation_and_benchmark_speak_of_the_same_files(
+    shipped: tuple[torch.nn.Module, ModelCard, Path], dataset: Dataset
+) -> None:
+    """The predictions table gives the accuracy that the metrics name; every variant has a row of timings."""
+    network, card, folder = shipped
+    files = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
+    result = evaluate("m", network, card, files, dataset, Evaluate())
+    table = result.predictions
+    assert len(table) == len(dataset.rows("test"))
+    assert result.metrics["accuracy"] == (table["label"] == table["predicted"]).mean()
+    assert result.metrics["variants"]["fp32"]["agreement"] == (table["fp32"] == table["predicted"]).mean() == 1
+    assert set(result.pictures) == {"confusion", "reliability", "mistakes"}
+    known = {("m", variant): result.metrics["variants"][variant] for variant in files}
+    timed = benchmark({("m", v): f for v, f in files.items()}, known, dataset.images_NHWC, Benchmark(rounds=3))
+    assert [row["variant"] for row in timed["variants"]] == ["fp32", "int8"]
+    for row in timed["variants"]:
+        assert 0 < row["latency_ms"] <= row["latency_p95_ms"]
+        assert row["images_per_second_64"] > 0
+
+
+def test_an_export_that_differs_from_torch_fails(card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
+    """The parity check can fail: with a tolerance of nothing it does."""
+    from pipeline.training.checkpoint import fresh
+
+    images, labels = dataset.of("val")
+    with pytest.raises(ValueError, match=r"differs from torch by .* more than export\.tolerance 1e-30"):
+        export(fresh(card).eval(), card, images, labels, Export(tolerance=1e-30), tmp_path / "m.onnx")
+
+
+def test_a_foreign_or_broken_model_file_is_named(tmp_path: Path) -> None:
+    """Not a stack trace of ONNX Runtime."""
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"broken\.onnx cannot be loaded as an ONNX model"):
+        Predictor(tmp_path / "broken.onnx")
