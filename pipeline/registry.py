@@ -14,7 +14,7 @@ from pipeline.config import Params, Registry
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.statistics import PairedTest, mcnemar
 from pipeline.inference.predictor import Predictor
-from pipeline.tracking import CHECKPOINT_TAG, connect, lineage, sync
+from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, lineage, sync
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -86,7 +86,9 @@ def register(params: Params, artifacts: Path) -> tuple[str, dict[str, Any]]:
     best = choose(rows, params.registry)
     path = onnx_file(artifacts, best)
     name = params.registry.name
-    version = _version_of(client, name, sha256(path)) or _log_version(client, name, path, best, runs[best["model"]])
+    version = _version_of(client, name, sha256(path)) or _log_version(
+        client, name, path, best, runs[best["model"]], lineage() | data_lineage(artifacts)
+    )
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version, best
 
@@ -97,7 +99,9 @@ def _version_of(client: MlflowClient, name: str, digest: str) -> str | None:
     return str(max(int(version.version) for version in found)) if found else None
 
 
-def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
+def _log_version(
+    client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str, origin: dict[str, str]
+) -> str:
     import mlflow
     import numpy as np
     import onnx
@@ -125,7 +129,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     numbers = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags = {
         "model": row["model"], "variant": row["variant"], "sha256": sha256(path),
-        CHECKPOINT_TAG: row["checkpoint"], **numbers, **lineage(),
+        CHECKPOINT_TAG: row["checkpoint"], **numbers, **origin,
     }  # fmt: skip
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)

@@ -44,12 +44,11 @@ def connect() -> MlflowClient:
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    if uri.startswith("sqlite:///"):
-        # Several processes that open a fresh SQLite store at once crash in its migrations: one at a time
-        with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-            client.search_experiments(max_results=1)
-    return client
+    if not uri.startswith("sqlite:///"):
+        return mlflow.MlflowClient(uri)
+    # The client opens the store, and several that open a fresh one at once crash in its migrations: one at a time
+    with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+        return mlflow.MlflowClient(uri)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -133,6 +132,9 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     folder = artifacts / "train" / model
     checkpoint = sha256(folder / "checkpoint.safetensors")
     run = find_run(client, params, checkpoint) or _backfilled(client, params, model, folder, checkpoint)
+    for key, value in data_lineage(artifacts).items():
+        if run.data.tags.get(key) != value:
+            client.set_tag(run.info.run_id, key, value)
     for stage in MODEL_STAGES:
         _record(client, run, stage, artifacts / stage / model, checkpoint)
     benchmark = artifacts / "benchmark" / "benchmark.json"
@@ -152,13 +154,19 @@ def find_run(client: MlflowClient, params: Params, checkpoint: str) -> Run | Non
 
 
 def lineage() -> dict[str, str]:
-    """Where a result comes from: code, environment and DVC's lock; the data's hash is added by who knows it."""
+    """Where a result comes from: code, environment and DVC's lock."""
     commit = _git("rev-parse", "HEAD")
     tags = {"git.commit": commit or "none", "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
     for tag, name in (("dvc_lock.sha256", "dvc.lock"), ("environment.sha256", "requirements.lock")):
         if Path(name).exists():
             tags[tag] = sha256(Path(name))
     return {f"lineage.{key}": value for key, value in tags.items()}
+
+
+def data_lineage(artifacts: Path) -> dict[str, str]:
+    """The data: a hash of the manifest, which holds the hash of every image, and one of the splits."""
+    files = {"data": artifacts / "ingest" / "manifest.parquet", "splits": artifacts / "split" / "splits.parquet"}
+    return {f"lineage.{name}.sha256": sha256(path) for name, path in files.items() if path.exists()}
 
 
 def _git(*arguments: str) -> str:

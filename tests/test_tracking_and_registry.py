@@ -1,0 +1,228 @@
+"""MLflow, for real: a SQLite store, a server that is down, and the registry."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import registry
+from pipeline.artifacts import LINEAGE, Dataset, ModelCard, sha256, write_json, write_table
+from pipeline.config import Export, Params, Registry
+from pipeline.registry import choose, promote, register
+from pipeline.stages.export import export
+from pipeline.tracking import connect, experiment_id, find_run, live_run, sync, sync_or_warn
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import fresh
+
+MODEL = "simple_cnn"
+HISTORY = pd.DataFrame(
+    [
+        {"epoch": e, "learning_rate": 0.1, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1 / e,
+         "val_accuracy": e / 10}
+        for e in (1, 2, 3)
+    ]
+)  # fmt: skip
+
+
+def trained_artifacts(folder: Path, card: ModelCard, dataset: Dataset, seed: int = 0) -> Path:
+    """What the stages leave for one model, from a network that knows nothing, but is real."""
+    torch.manual_seed(seed)
+    network = fresh(card).eval()
+    artifacts = folder / f"artifacts-{seed}"
+    source = artifacts / "train" / MODEL / "checkpoint.safetensors"
+    checkpoint.save(source, network, card)
+    digest = sha256(source)
+    write_table(source.with_name("history.csv"), HISTORY)
+    write_json(source.with_name("metrics.json"), {"val_accuracy": 0.3, "parameters": 7})
+    write_json(source.with_name(LINEAGE), {"checkpoint": digest})
+    images, labels = dataset.of("val")
+    exported = artifacts / "export" / MODEL
+    metrics = export(network, card, images, labels, Export(), exported / "fp32.onnx")
+    write_json(exported / "metrics.json", {"fp32": metrics})
+    write_json(exported / LINEAGE, {"checkpoint": digest})
+    write_table(artifacts / "ingest" / "manifest.parquet", dataset.splits)
+    write_table(artifacts / "split" / "splits.parquet", dataset.splits)
+    row = {
+        "model": MODEL, "variant": "fp32", "checkpoint": digest, "accuracy": 0.4, "agreement": 1.0, "size_mb": 1.0,
+        "val_accuracy": 0.9, "latency_ms": 0.5,
+    }  # fmt: skip
+    write_json(artifacts / "benchmark" / "benchmark.json", {"variants": [row]})
+    return artifacts
+
+
+@pytest.fixture
+def artifacts(tracking_folder: Path, card: ModelCard, dataset: Dataset) -> Path:
+    return trained_artifacts(tracking_folder, card, dataset)
+
+
+def test_a_run_is_live_and_then_found_by_its_checkpoint(artifacts: Path, params: Params) -> None:
+    """Epochs arrive with their steps; the stages' results join the same run; nothing is there twice."""
+    source = artifacts / "train" / MODEL / "checkpoint.safetensors"
+    with live_run(params, MODEL) as live:
+        for row in HISTORY.to_dict("records"):
+            live.epoch({str(key): value for key, value in row.items()}, {"images_per_second": 100.0})
+        live.finished(source, {"device": "cpu"})
+    client = connect()
+    first, second = (sync(client, params, MODEL, artifacts) for _ in range(2))
+    assert first == second == live.run_id
+    run = client.get_run(first)
+    assert [m.step for m in client.get_metric_history(first, "val_accuracy")] == [1, 2, 3]
+    assert run.data.metrics["best_val_accuracy"] == 0.3
+    assert run.data.metrics["benchmark.fp32.latency_ms"] == 0.5
+    assert run.data.params["learning_rate"] == str(params.recipe(MODEL).learning_rate)
+    assert run.data.params["split.seed"] == "0"
+    assert {"lineage.git.commit", "lineage.data.sha256", "lineage.splits.sha256"} <= set(run.data.tags)
+    assert run.info.status == "FINISHED"
+    names = {item.path for item in client.list_artifacts(first, "export")}
+    assert "export/fp32.onnx" in names
+
+
+def test_a_checkpoint_that_mlflow_does_not_know_is_backfilled(artifacts: Path, params: Params) -> None:
+    """Restored from DVC's cache on another machine: the run comes from history.csv."""
+    client = connect()
+    run = sync(client, params, MODEL, artifacts)
+    assert [m.value for m in client.get_metric_history(run, "val_accuracy")] == [0.1, 0.2, 0.3]
+
+
+def test_results_of_another_checkpoint_are_not_sent(artifacts: Path, params: Params) -> None:
+    """After a new training, the old evaluation still lies there until its stage runs."""
+    write_json(artifacts / "evaluate" / MODEL / "metrics.json", {"accuracy": 0.99})
+    write_json(artifacts / "evaluate" / MODEL / LINEAGE, {"checkpoint": "of an older training"})
+    client = connect()
+    assert "test_accuracy" not in client.get_run(sync(client, params, MODEL, artifacts)).data.metrics
+
+
+def test_a_server_that_is_down_costs_a_warning_and_nothing_else(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The block runs to its end; when the server is back, `sync` sends everything, once."""
+    up = str(Path.cwd() / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with live_run(params, MODEL) as live:
+        live.epoch({"epoch": 1.0}, {})
+        live.finished(artifacts / "train" / MODEL / "checkpoint.safetensors", {})
+    sync_or_warn(params, MODEL, artifacts)
+    said = capsys.readouterr().err
+    assert said.count("warning: MLflow at http://127.0.0.1:9 did not take") == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{up}")
+    sync_or_warn(params, MODEL, artifacts)
+    client = connect()
+    assert find_run(client, params, sha256(artifacts / "train" / MODEL / "checkpoint.safetensors")) is not None
+
+
+def test_an_interrupted_training_is_marked(tracking_folder: Path, params: Params) -> None:
+    """Ctrl-C is KILLED, an error is FAILED; both go on to the caller."""
+    for error, status in ((KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")):
+        with pytest.raises(type(error)), live_run(params, MODEL) as live:
+            raise error
+        assert connect().get_run(live.run_id).info.status == status
+
+
+def test_many_processes_may_open_a_fresh_store(tracking_folder: Path) -> None:
+    """The flow trains side by side from the first second; SQLite's migrations must not collide."""
+    (tracking_folder / "mlflow.db").unlink()
+    code = "from pipeline.tracking import connect, experiment_id; print(experiment_id(connect(), 'one'))"
+    environment = {"PYTHONPATH": str(Path(registry.__file__).parent.parent)}
+
+    def start(_: int) -> subprocess.CompletedProcess[str]:
+        import os
+
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(start, range(3)))
+    assert [d.returncode for d in done] == [0, 0, 0], done[0].stderr + done[1].stderr + done[2].stderr
+    assert len({d.stdout.strip() for d in done}) == 1
+
+
+def test_a_deleted_experiment_is_named(tracking_folder: Path) -> None:
+    """MLflow would say something about a conflict."""
+    client = connect()
+    client.delete_experiment(experiment_id(client, "gone"))
+    with pytest.raises(ValueError, match="experiment 'gone' is deleted: restore it"):
+        experiment_id(client, "gone")
+
+
+ROWS = [
+    {"model": "a", "variant": "fp32", "val_accuracy": 0.90, "accuracy": 0.99, "size_mb": 5.0, "latency_ms": 2.0},
+    {"model": "b", "variant": "fp32", "val_accuracy": 0.92, "accuracy": 0.80, "size_mb": 9.0, "latency_ms": 4.0},
+    {"model": "b", "variant": "int8", "val_accuracy": 0.95, "accuracy": 0.80, "size_mb": 2.0, "latency_ms": 1.0},
+]
+
+
+def test_the_candidate_is_chosen_by_validation_accuracy_within_the_budgets() -> None:
+    """The test accuracy has no say; a budget takes a candidate out; a variant must be asked for."""
+    assert choose(ROWS, Registry())["model"] == "b"
+    assert choose(ROWS, Registry(max_size_mb=6.0))["model"] == "a"
+    assert choose(ROWS, Registry(variants=["fp32", "int8"]))["variant"] == "int8"
+    with pytest.raises(ValueError, match=r"a fp32: 2\.00 ms is over 1\.5; b fp32: 4\.00 ms is over 1\.5"):
+        choose(ROWS, Registry(max_latency_ms=1.5))
+
+
+def champion(name: str, alias: str = "champion") -> str:
+    return str(connect().get_model_version_by_alias(name, alias).version)
+
+
+def test_register_and_promote(
+    artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> None:
+    """The first challenger is promoted, the same one again is not, a worse one is refused, a better one takes over."""
+    name = params.registry.name
+    with pytest.raises(ValueError, match="no model 'digits' is registered: run `python -m pipeline register` first"):
+        promote(params, dataset)
+    version, row = register(params, artifacts)
+    assert (version, row["model"]) == ("1", MODEL)
+    assert register(params, artifacts)[0] == "1"
+    assert promote(params, dataset).promoted
+    assert not promote(params, dataset).promoted
+    images, labels = dataset.of("test")
+    scores = {"1": (registry.load(name, "1").probabilities(images).argmax(axis=1) == labels).mean()}
+    for seed in (1, 2, 3):
+        before = champion(name)
+        version, _ = register(params, trained_artifacts(tracking_folder, card, dataset, seed))
+        scores[version] = (registry.load(name, version).probabilities(images).argmax(axis=1) == labels).mean()
+        decision = promote(params, dataset)
+        assert decision.promoted == (scores[version] > scores[before])
+        assert champion(name) == (version if decision.promoted else before)
+        if decision.promoted:
+            assert champion(name, "previous") == before
+        tags = connect().get_model_version(name, version).tags
+        assert any(key.startswith("promotion.") for key in tags)
+
+
+def test_a_model_of_other_classes_is_not_compared(
+    artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> None:
+    """Two datasets under one name: a sentence, not a wrong number."""
+    register(params, artifacts)
+    promote(params, dataset)
+    register(params, trained_artifacts(tracking_folder, card, dataset, seed=1))
+    other = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits, ("x", "y", "z"))
+    with pytest.raises(ValueError, match="version 1 knows other classes than this dataset"):
+        promote(params, other)
+
+
+def test_the_registered_model_needs_no_code_of_ours(artifacts: Path, params: Params, dataset: Dataset) -> None:
+    """mlflow alone, and onnxruntime alone, give what our predictor gives."""
+    import mlflow
+    import onnxruntime
+
+    register(params, artifacts)
+    promote(params, dataset)
+    images, _ = dataset.of("test")
+    ours = registry.load(params.registry.name, "champion").probabilities(images)
+    by_mlflow = mlflow.pyfunc.load_model(f"models:/{params.registry.name}@champion").predict(images)
+    assert np.allclose(by_mlflow["probabilities"], ours, atol=1e-6)
+    folder = mlflow.artifacts.download_artifacts(f"models:/{params.registry.name}@champion")
+    session = onnxruntime.InferenceSession(next(Path(folder).glob("*.onnx")))
+    assert np.allclose(session.run(["probabilities"], {"image": images})[0], ours, atol=1e-6)
