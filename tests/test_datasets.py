@@ -61,7 +61,7 @@ def test_a_link_that_loops_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (shutil.rmtree, "is not a folder"),
+        (lambda root: root.rename(root.with_name("moved")), "is not a folder"),
         (lambda root: [shutil.rmtree(p) for p in list(root.iterdir())], "holds no sub-folder"),
         (lambda root: (root / "empty one").mkdir(), "empty one is an empty class"),
         (lambda root: shutil.rmtree(root / "digit-1"), "at least 2 classes"),

@@ -1,0 +1,143 @@
+"""Child processes: stream what they print, and stop them with all that they started when the flow stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+# The signals that stop a child, and how many seconds each has to work. First SIGINT, to the whole group: DVC
+# ignores it, waits for its command, tidies up and exits, where SIGTERM would leave its locks behind.
+# The sum is less than the 30 s after which Prefect kills a flow that it cancels.
+STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+# A flow killed by SIGKILL stops nothing, so a shell in a session of its own waits at a pipe from it.
+# (PR_SET_PDEATHSIG would run Python between fork and exec, unsafe with threads, and would reach DVC alone.)
+GUARD = """
+read -r finished && exit
+kill -s INT -- "-$1"
+for second in 1 2 3 4 5 6 7 8 9 10; do sleep 1; kill -s 0 -- "-$1" || exit; done
+kill -s KILL -- "-$1"
+"""
+
+KEPT_LINES = 200
+
+
+class Stopped(RuntimeError):
+    """The flow is stopping: the child was stopped, or not started."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a child ended: its exit code and the last lines that it printed."""
+
+    code: int
+    lines: tuple[str, ...]
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child: its `python` is the one running here, and prints each line at once."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def read_lines(stream: IO[bytes]) -> Iterator[str]:
+    """The lines that say something. Of a progress bar, which rewrites its line, only the last state."""
+    for raw in stream:
+        line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
+        if line:
+            yield line
+
+
+class Children:
+    """The child processes of one flow run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def run(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> Finished:
+        """Run one child in its own session until it ends, and give each line that it prints to `on_line`."""
+        with self._lock:  # so that no child starts after `stop` has looked at what runs
+            if self._stopping:
+                raise Stopped("not started, because the flow stopped")
+            child = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._running.add(child)
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        try:
+            with child, _guard(child):
+                assert child.stdout is not None
+                for line in read_lines(child.stdout):
+                    lines.append(line)
+                    on_line(line)
+                code = child.wait()
+        finally:
+            with self._lock:
+                self._running.remove(child)
+        if self._stopping and code != 0:
+            raise Stopped("stopped with the flow")
+        return Finished(code, tuple(lines))
+
+    def stop(self) -> None:
+        """Start no more children, and end those that run."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        _stop_groups(running)
+
+
+@contextmanager
+def _guard(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """See to it that the child does not outlive this block, nor this process."""
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, "guard", str(child.pid)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    except BaseException:
+        _stop_groups([child])
+        raise
+    finally:
+        guard.communicate(b"finished\n")
+
+
+def _stop_groups(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for signal_number, patience in STOP_STEPS:
+        left = [child for child in children if _signal_group(child, signal_number)]
+        deadline = time.monotonic() + patience
+        while left and time.monotonic() < deadline:
+            time.sleep(0.05)
+            left = [child for child in left if _signal_group(child, 0)]
+        if not left:
+            return
+
+
+def _signal_group(child: subprocess.Popen[bytes], signal_number: int) -> bool:
+    """Signal the process group of a child; False if nothing is left of it."""
+    child.poll()  # a dead leader that nobody has waited for would count as alive
+    try:
+        os.killpg(child.pid, signal_number)
+    except ProcessLookupError:
+        return False
+    return True

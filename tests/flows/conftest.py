@@ -1,0 +1,78 @@
+"""A small DVC project in a temporary folder, and a Prefect server for the flows that run on it."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+DVC_YAML = """
+stages:
+  split:
+    cmd: cat source.txt > split.txt
+    deps: [source.txt]
+    outs: [split.txt]
+  train:
+    matrix: {model: [a, b]}
+    cmd: sh train.sh ${item.model}
+    deps: [split.txt, train.sh]
+    params: ["models.${item.model}"]
+    outs: ["model_${item.model}.txt"]
+  compare:
+    cmd: cat model_a.txt model_b.txt > comparison.txt
+    deps: [model_a.txt, model_b.txt]
+    outs: [comparison.txt]
+"""
+PARAMS_YAML = """
+models:
+  a: {rate: 1}
+  b: {rate: 2}
+"""
+# What a training prints, and what it leaves: its output and its number of threads.
+TRAIN_SH = """
+echo "training $1"
+echo "${OMP_NUM_THREADS:-all}" > "threads_$1"
+cat split.txt params.yaml > "model_$1.txt"
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with four stages, split -> train@a, train@b -> compare, over data that DVC tracks."""
+    from dvc.repo import Repo
+
+    for name in ("OMP_NUM_THREADS", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    root = tmp_path / "toy"
+    root.mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    files = {"dvc.yaml": DVC_YAML, "params.yaml": PARAMS_YAML, "train.sh": TRAIN_SH, "source.txt": "data\n"}
+    for name, text in files.items():
+        (root / name).write_text(text)
+    monkeypatch.chdir(root)  # `add` takes paths from here
+    with Repo.init(str(root)) as repo:
+        repo.add(["source.txt"])
+    monkeypatch.chdir(tmp_path)  # nothing may depend on the caller's folder
+    return root
+
+
+@pytest.fixture
+def edit(toy: Path) -> Callable[[str, str, str], None]:
+    """Replace text, which must be there, in a file of the project."""
+
+    def replace(name: str, old: str, new: str) -> None:
+        text = (toy / name).read_text()
+        assert old in text
+        (toy / name).write_text(text.replace(old, new))
+
+    return replace
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect's own test server, on a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness():
+        yield

@@ -1,0 +1,102 @@
+"""The deployment in `prefect.yaml` works in any folder, with a real server and a real worker."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling
+
+PROJECT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that happens in another process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], cwd: Path, env: dict[str, str]) -> Iterator[None]:
+    """A process that runs during the block."""
+    with subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+def test_the_deployment_runs_and_is_cancelled_as_a_whole(
+    toy: Path, edit: Callable[[str, str, str], None], tmp_path: Path
+) -> None:
+    """Deploy from a fresh copy, run with --watch, look at the tasks; cancel another run, look for orphans."""
+    shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "prefect.yaml", toy)
+    (toy / "pipeline.py").write_text("import sys\nprint(sys.argv[1], 'done')\n")
+    port = str(free_port())
+    env = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    prefect = [sys.executable, "-m", "prefect"]
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run([*prefect, *arguments], check=False, cwd=toy, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    client = SyncPrefectClient(api=env["PREFECT_API_URL"])
+
+    def states_of(run: UUID) -> dict[str, str]:
+        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+        return {task_run.name: str(task_run.state_name) for task_run in runs}
+
+    with ExitStack() as stack:
+        stack.enter_context(running([*prefect, "server", "start", "--port", port], tmp_path, env))
+        wait_until(lambda: client.api_healthcheck() is None)
+        command("work-pool", "create", "local", "--type", "process", "--overwrite")
+        command("--no-prompt", "deploy", "--all")
+        stack.enter_context(
+            running([*prefect, "worker", "start", "--pool", "local", "--type", "process"], tmp_path, env)
+        )
+        output = command("deployment", "run", "training/local", "--watch")
+        (run,) = client.read_flow_runs()
+        assert str(run.id) in output
+        names = ["split", "train@a", "train@b", "compare", "register", "promote"]
+        wait_until(lambda: states_of(run.id) == dict.fromkeys(names, "Completed"))
+
+        edit("train.sh", "cat split", "echo $$ >> pids; sleep 1000\ncat split")
+        (deployment,) = client.read_deployments()
+        assert [schedule.active for schedule in deployment.schedules] == [False]
+        assert deployment.global_concurrency_limit is not None and deployment.global_concurrency_limit.limit == 1
+        second = client.create_flow_run_from_deployment(deployment.id)
+        pids = toy / "pids"
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        client.set_flow_run_state(second.id, Cancelling())
+        wait_until(lambda: client.read_flow_run(second.id).state_type == StateType.CANCELLED)
+        assert not any(Path("/proc", pid).exists() for pid in pids.read_text().split())
+        wait_until(lambda: states_of(second.id)["compare"] in ("NotReady", "Cancelled"))

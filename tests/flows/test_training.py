@@ -1,0 +1,223 @@
+"""The flow runs the stages as DVC would, side by side, and says what it did."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.artifacts import Artifact
+from prefect.settings import PREFECT_API_URL
+
+from flows.processes import Finished
+from flows.training import TrainingFailed, judge, last_error, run_training
+
+Edit = Callable[[str, str, str], None]
+PROJECT = Path(__file__).parents[2]
+VERBS = {"register": ["echo", "registered"], "promote": ["sh", "-c", "ls comparison.txt > promoted"]}
+
+
+@flow
+def toy_flow(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
+    """The training flow, on another project."""
+    run_training(root, parallel, verbs)
+
+
+def run(root: Path, parallel: int = 2, verbs: Mapping[str, Sequence[str]] = VERBS) -> dict[str, str]:
+    """Run the flow; the states of its stages, as its table in the UI has them."""
+    toy_flow(root, parallel, verbs)
+    return shown()
+
+
+def shown() -> dict[str, str]:
+    """The states in the newest table of stages in the UI."""
+    return {row["stage"]: row["state"] for row in json.loads(newest("stages"))}
+
+
+def newest(key: str) -> str:
+    """What the newest artifact with a key holds."""
+    artifact: Any = Artifact.get(key)
+    assert artifact is not None
+    return str(artifact.data)
+
+
+def dvc_repro(root: Path) -> str:
+    """What `dvc repro` prints."""
+    command = [sys.executable, "-m", "dvc", "repro"]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def states(split: str, a: str, b: str, compare: str) -> dict[str, str]:
+    """The states of the stages of the toy project, and of two verbs that ran."""
+    return {
+        "split": split,
+        "train@a": a,
+        "train@b": b,
+        "compare": compare,
+        "register": "Completed",
+        "promote": "Completed",
+    }
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_flow_runs_what_is_stale_and_agrees_with_dvc(toy: Path, edit: Edit) -> None:
+    """All runs, then nothing; a parameter reruns what needs it; DVC and the flow accept each other."""
+    ran, cached = "Completed", "Cached"
+    assert run(toy) == states(ran, ran, ran, ran)
+    assert (toy / "promoted").read_text() == "comparison.txt\n"  # the verbs come last, in the project's folder
+    assert dvc_repro(toy).count("didn't change, skipping") == 5  # with the data
+    edit("params.yaml", "rate: 1", "rate: 3")
+    assert run(toy) == states(cached, ran, cached, ran)
+    assert dvc_repro(toy).count("didn't change, skipping") == 5
+    edit("params.yaml", "rate: 3", "rate: 4")
+    dvc_repro(toy)
+    edit("params.yaml", "rate: 4", "rate: 3")
+    (toy / "comparison.txt").unlink()
+    assert run(toy) == states(cached, cached, cached, cached)  # restored, since DVC knows these results
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_independent_stages_run_side_by_side_on_their_share_of_the_cores(
+    toy: Path, edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training waits to meet the other, which works only if both run at the same time."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    meeting = 'touch "here_$1"; for i in $(seq 200); do [ -e here_a -a -e here_b ] && break; sleep 0.05; done\n'
+    edit("train.sh", "cat split", f"{meeting}[ -e here_a -a -e here_b ] || exit 1\ncat split")
+    edit(
+        "dvc.yaml",
+        "cat source.txt",
+        "echo ${OMP_NUM_THREADS:-all} > threads_split; cat source.txt".replace("$", "\\$"),
+    )
+    run(toy, parallel=2)
+    assert {(toy / f"threads_{stage}").read_text().strip() for stage in "ab"} == {"4"}
+    assert (toy / "threads_split").read_text().strip() == "all"  # nothing can run beside it
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failure_stops_what_needs_it_and_nothing_else(toy: Path, edit: Edit) -> None:
+    """The other branch goes on to its end, and the flow fails with the command's own sentence."""
+    edit(
+        "train.sh",
+        "cat split",
+        '[ "$1" = b ] || { echo "error: the rate is too high" >&2; exit 1; }; sleep 1\ncat split',
+    )
+    with pytest.raises(TrainingFailed, match=r"^train@a failed: the rate is too high$"):
+        run(toy)
+    expected = states("Completed", "Failed", "Completed", "NotReady")
+    assert shown() == expected | {"register": "NotReady", "promote": "NotReady"}
+    assert not (toy / "promoted").exists()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_one_stage_at_a_time_and_what_may_pass_is_tried_again(toy: Path, edit: Edit) -> None:
+    """With parallel=1 trainings never overlap and have all cores; exit code 75 gets another try, no other does."""
+    alone = "mkdir alone || exit 1; sleep 0.3; rmdir alone"
+    edit("train.sh", "cat split", f'{alone}\necho "$1" >> tries; [ "$(grep -c "$1" tries)" = 2 ] || exit 75\ncat split')
+    verbs = {"register": ["sh", "-c", "echo register >> tries; exit 1"]}
+    with pytest.raises(TrainingFailed, match=r"^register failed: exit code 1$"):
+        run(toy, parallel=1, verbs=verbs)
+    assert sorted((toy / "tries").read_text().split()) == ["a", "a", "b", "b", "register"]
+    assert (toy / "threads_a").read_text().strip() == "all"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stopped_flow_ends_its_stages_and_starts_none(toy: Path, edit: Edit) -> None:
+    """Ctrl-C ends the running trainings with all their processes, cleanly enough for DVC to go on."""
+    edit("train.sh", "cat split", "echo $$ >> pids; sleep 1000\ncat split")
+    pids = toy / "pids"
+
+    def interrupt() -> None:
+        while not pids.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a background job
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            toy_flow(toy, 1, VERBS)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    (pid,) = pids.read_text().split()  # the other training did not start
+    assert not Path("/proc", pid).exists()
+    edit("train.sh", "sleep 1000", "")
+    assert "Running stage 'compare'" in dvc_repro(toy)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_results_are_shown_in_the_ui(toy: Path) -> None:
+    """The benchmark's rows become a table, and the report a link."""
+    (toy / "artifacts/benchmark").mkdir(parents=True)
+    (toy / "artifacts/report").mkdir()
+    (toy / "artifacts/benchmark/benchmark.json").write_text('{"variants": [{"name": "a", "size": 1}, {"name": "b"}]}')
+    (toy / "artifacts/report/report.html").touch()
+    (toy / "dvc.yaml").write_text("stages: {greet: {cmd: echo hello}}")
+    assert run(toy, verbs={}) == {"greet": "Completed"}
+    assert json.loads(newest("model-comparison")) == [{"name": "a", "size": 1}, {"name": "b", "size": None}]
+    assert f"{toy}/artifacts/report/report.html" in newest("report")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy: Path, tmp_path: Path) -> None:
+    """`python -m flows.training` needs no server, and its exit code tells how it went."""
+    shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    (toy / "pipeline.py").write_text("raise SystemExit('error: no model')\n")
+
+    def terminal(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.training", *arguments]
+        return subprocess.run(command, check=False, cwd=toy, env=os.environ | env, capture_output=True, text=True)
+
+    refused = terminal("--parallel", "0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: parallel, the number of stages")
+    assert refused.stderr.count("\n") == 1
+    bad = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "prefect"))
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.splitlines()[-1] == "error: register failed: no model"
+    (toy / "pipeline.py").write_text("import sys\nprint(sys.argv[1], 'done')\n")
+    good = terminal("--no-promote", PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    assert good.returncode == 0, good.stderr
+    assert "register done" in good.stderr and "promote done" not in good.stderr
+    assert str(toy / "artifacts/report/report.html") in good.stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (
+            ["Running stage 'x':", "> python x", "error: bad rate", "bye", "ERROR: failed: x, exited with 1"],
+            "bad rate",
+        ),
+        (["> python x", "Traceback", "KeyError: 'y'", "ERROR: failed: x, exited with -9"], "KeyError: 'y'"),
+        (
+            ["WARNING: slow", "ERROR: failed to reproduce 'x': missing data"],
+            "failed to reproduce 'x': missing data",
+        ),
+        (["> false", "ERROR: failed to run: false, exited with 1"], "failed to run: false, exited with 1"),
+        (["No module named pipeline"], "No module named pipeline"),
+        ([], "exit code 255"),
+    ],
+)
+def test_the_line_that_says_most_is_reported(lines: list[str], error: str) -> None:
+    """Our own error line comes first, then the command's last line, then DVC's."""
+    assert last_error(Finished(255, tuple(lines))) == error
+
+
+def test_states_are_judged_by_what_dvc_says_about_this_stage() -> None:
+    """A skipped or restored stage is cached, a lock is transient, everything else is what it is."""
+    assert judge("x", Finished(0, ("Stage 'x' didn't change, skipping",))).name == "Cached"
+    assert judge("x", Finished(0, ("Stage 'x' is cached - skipping run, checking out outputs",))).name == "Cached"
+    assert judge("x", Finished(0, ("Stage 'y' didn't change, skipping",))).name == "Completed"
+    assert judge("x", Finished(255, ("ERROR: Unable to acquire lock. Most likely",))).name == "Transient"
+    assert judge("x", Finished(255, ("ERROR: 'data' is busy, it is being blocked by:",))).name == "Transient"
+    assert judge("x", Finished(255, ("ERROR: failed: x, exited with 1",))).name == "Failed"
