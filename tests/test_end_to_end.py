@@ -1,0 +1,205 @@
+"""The whole of it, as a user runs it: a fresh clone, a folder of real images, DVC, Prefect, MLflow, ONNX Runtime.
+
+The tests share one project and stand in the order in which a person would do these things.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import PROJECT
+
+pytestmark = pytest.mark.slow
+SHIPPED = (
+    ".dvc/config", ".dvcignore", ".gitignore", "MLproject", "dvc.yaml", "flows", "params.yaml", "pipeline",
+    "prefect.yaml", "python_env.yaml", "requirements.lock",
+)  # fmt: skip
+MODEL_STAGES = ("train", "prune", "export", "quantize", "evaluate")
+CLIENT = """
+import mlflow, numpy, sys
+images = numpy.load("artifacts/ingest/images.npy")[numpy.load("rows.npy")]
+model = mlflow.pyfunc.load_model(f"models:/{sys.argv[1]}@champion")
+names = model.metadata.metadata["class_names"]
+print("\\n".join(names[i] for i in model.predict(images)["probabilities"].argmax(axis=1)))
+"""
+
+
+class Project:
+    """A clone in a folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+        self.env = {name: value for name, value in os.environ.items() if name not in unset} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(root.parent / "prefect"),
+            "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        }
+
+    def run(self, command: str, code: int = 0) -> str:
+        done = subprocess.run(
+            command.split(), cwd=self.root, env=self.env, capture_output=True, text=True, timeout=500, check=False
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == code, f"{command} exited with {done.returncode}:\n{output[-4000:]}"
+        return output
+
+    def change(self, old: str, new: str, file: str = "params.yaml") -> None:
+        path = self.root / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def ran(self, output: str) -> set[str]:
+        return set(re.findall(r"Running stage '(.*?)'", output))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Project:
+    """A clone with two models and few epochs, initialized for the digit folder, committed to git."""
+    root = tmp_path_factory.mktemp("user") / "clone"
+    for name in SHIPPED:
+        source, target = PROJECT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    made = Project(root)
+    made.run(f"python -m pipeline init --images {digit_folder}")
+    text = (root / "params.yaml").read_text()
+    text = re.sub(r"  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: .*\n", "", text)
+    text = text.replace("epochs: 15", "epochs: 4").replace("epochs: 3 ", "epochs: 1 ").replace("rounds: 30", "rounds: 3")
+    (root / "params.yaml").write_text(text.replace("image_size: 32", "image_size: 16"))
+    for command in ("git init -q", "git add -A", "git -c user.name=t -c user.email=t@t commit -qm start"):
+        made.run(command)
+    return made
+
+
+def test_dvc_repro_alone_does_the_whole_job(project: Project) -> None:
+    """From the folder to the report, in one command."""
+    ran = project.ran(project.run("dvc repro"))
+    assert {f"{stage}@{model}" for stage in MODEL_STAGES for model in ("simple_cnn", "modern_cnn")} < ran
+    page = (project.root / "artifacts" / "report" / "report.html").read_text()
+    assert "modern_cnn" in page
+    assert not re.search(r"""(?:src|href)=["']https?:""", page), "the report must be readable without a network"
+    assert (project.root / "artifacts" / "validate" / "docs" / "index.html").exists()
+
+
+def test_a_second_repro_does_nothing(project: Project) -> None:
+    """Nothing changed, nothing runs."""
+    output = project.run("dvc repro")
+    assert project.ran(output) == set()
+    assert "up to date" in output
+
+
+def test_the_flow_finds_nothing_to_do_after_repro_and_makes_a_champion(project: Project) -> None:
+    """Both run the same stages: after one, the other is done. Then the flow registers and promotes."""
+    output = project.run("python -m flows.training")
+    assert project.ran(output) == set()
+    assert "as challenger" in output
+    assert "promoted: champion is now images version 1" in output
+    assert "report.html" in output
+
+
+def test_one_models_learning_rate_reruns_that_model_only(project: Project) -> None:
+    """Its own five stages and what gathers all models; by the flow this time, after which DVC has nothing to do."""
+    project.change(
+        "    architecture: modern_cnn\n    learning_rate: 0.1", "    architecture: modern_cnn\n    learning_rate: 0.08"
+    )
+    wanted = {f"{stage}@modern_cnn" for stage in MODEL_STAGES} | {"benchmark", "report"}
+    assert project.ran(project.run("python -m flows.training --no-promote")) == wanted
+    assert project.ran(project.run("dvc repro")) == set()
+
+
+def test_runs_are_in_mlflow_once(project: Project) -> None:
+    """One run for each training, with epochs, results and models; none twice."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("images")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "modern_cnn", "simple_cnn"]
+    for run in runs:
+        assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 4
+        assert run.data.tags["lineage.data.sha256"]
+
+
+def test_the_champion_gives_the_trained_networks_classes_without_our_code(project: Project, tmp_path: Path) -> None:
+    """A script that imports mlflow and numpy alone, in a folder without the project on its path."""
+    import mlflow
+    import numpy as np
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    champion = client.get_model_version_by_alias("images", "champion")
+    splits = pd.read_parquet(project.root / "artifacts" / "split" / "splits.parquet")
+    np.save(project.root / "rows.npy", np.flatnonzero(splits["split"] == "test"))
+    (tmp_path / "client.py").write_text(CLIENT)
+    env = project.env | {"MLFLOW_TRACKING_URI": f"sqlite:///{project.root / 'mlflow.db'}"}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "client.py", "images"], cwd=project.root, env=env, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    # The champion of the first flow run: its predictions are an artifact of its own run
+    folder = client.download_artifacts(champion.run_id, "evaluate", str(tmp_path))
+    predictions = pd.read_parquet(Path(folder) / "predictions.parquet")
+    assert done.stdout.split() == predictions["predicted"].tolist()
+
+
+def test_predict_prints_a_table_or_json(project: Project, digit_folder: Path) -> None:
+    """With the champion of the registry; one bad file among good ones costs only itself."""
+    image = digit_folder / "digit-0" / "000.png"
+    assert "digit-" in project.run(f"python -m pipeline predict {image}")
+    (row,) = json.loads(project.run(f"python -m pipeline predict --json {image}"))
+    assert row["top5"][0] == {"class": row["class"], "confidence": row["confidence"]}
+    assert sum(entry["confidence"] for entry in row["top5"]) == pytest.approx(1, abs=1e-4)
+    output = project.run(f"python -m pipeline predict {image} nowhere.png", code=1)
+    assert "digit-" in output
+    assert "error: nowhere.png: cannot be read (No such file or directory)" in output
+
+
+def test_dvcs_own_tools_work(project: Project) -> None:
+    """metrics, plots, experiments."""
+    assert "val_accuracy" in project.run("dvc metrics show")
+    assert "index.html" in project.run("dvc plots show")
+    assert project.ran(project.run("dvc exp run -S benchmark.rounds=2")) == {"benchmark", "report"}
+    assert "benchmark.rounds" in project.run("dvc exp show --csv")
+
+
+def test_mlflow_run_opens_the_same_door(project: Project) -> None:
+    """`mlflow run` wraps `dvc repro`, which has nothing to do."""
+    output = project.run("mlflow run . -e main --env-manager local")
+    assert "up to date" in output
+
+
+def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, tmp_path: Path) -> None:
+    """One sentence with file and mend; the results of the last run are still there; `strict: false` goes on."""
+    root = shutil.copytree(project.root, tmp_path / "clone", symlinks=True)
+    images = tmp_path / "bad images"
+    source = re.search("root: (.*)", (root / "params.yaml").read_text())
+    assert source is not None
+    shutil.copytree(source[1], images)
+    (images / "digit-1" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    broken = Project(root)
+    broken.change(f"root: {source[1]}", f"root: {images}")
+    output = broken.run("dvc repro ingest", code=255)
+    assert len(re.findall("^error: ", output, flags=re.M)) == 1
+    assert "broken.jpg" in output
+    assert "set ingest.strict to false" in output
+    assert (root / "artifacts" / "report" / "report.html").exists()
+    broken.change("strict: true", "strict: false")
+    assert broken.ran(broken.run("dvc repro ingest")) == {"ingest"}
+    assert "broken.jpg" in (root / "artifacts" / "ingest" / "quarantine.csv").read_text()
