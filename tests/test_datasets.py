@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     root = write_digits(tmp_path / "images", classes=2, per_class=3)
     (root / "digit-0").rename(root / "train")
     assert {(e.label, e.split) for e in find("image_folder", root)} == {("train", ""), ("digit-1", "")}
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """A file name in an old encoding could not be written to the manifest."""
+    root = write_digits(tmp_path / "images", classes=2, per_class=3)
+    Path(os.fsdecode(os.fsencode(root / "digit-0") + b"/caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"caf\\xe9\.png' has a name that is not UTF-8: rename it"):
+        find("image_folder", root)
 
 
 def test_a_link_that_loops_ends(tmp_path: Path) -> None:

@@ -67,7 +67,18 @@ def _files(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=stop):
         folders.sort()
         found += [Path(parent, name) for name in sorted(files) if name[0] != "." and name.lower() not in LITTER]
+    for file in found:
+        if not _is_text(str(file)):  # parquet and CSV hold text
+            raise ValueError(f"{os.fsencode(file)!r} has a name that is not UTF-8: rename it")
     return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _training_knows_all(root: Path, entries: list[Entry]) -> None:
