@@ -35,9 +35,8 @@ def main() -> None:
     except ValueError as error:  # what stages raise for people: the sentence is enough
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}: check the path, its permissions and the free space")
+        where = f"{error.filename}: " if error.filename is not None else ""
+        sys.exit(f"error: {where}{error.strerror or error}: check the path, its permissions and the free space")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -42,7 +42,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    if path.suffix != ".csv":
+        return pd.read_parquet(path)
+    # A class may be called 001, NA or None
+    return pd.read_csv(path, dtype=dict.fromkeys(("path", "class", "reason"), str), keep_default_na=False)
 
 
 def sha256(path: Path) -> str:
@@ -115,9 +118,12 @@ class Dataset:
 
 def read_dataset(images: Path, splits: Path) -> Dataset:
     table = read_table(splits)
+    pixels = read_images(images)
+    if len(pixels) != len(table):
+        raise ValueError(f"{images} has {len(pixels):,} images and {splits} {len(table):,}: run `dvc repro` first")
     names = tuple(sorted(table["class"].unique()))
     labels = table["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64, copy=True)
-    return Dataset(read_images(images), labels, table, names)
+    return Dataset(pixels, labels, table, names)
 
 
 @dataclass(frozen=True)

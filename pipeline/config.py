@@ -7,6 +7,7 @@ sections that `dvc.yaml` lists for it, so that DVC knows exactly what reruns it.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,14 @@ from ruamel.yaml.error import YAMLError
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Size = Annotated[int, Field(ge=8, le=1024)]
 
 
 class Section(BaseModel):
     """One section of params.yaml. Strict: `"3"` is no number and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Ingest(Section):
@@ -63,6 +65,12 @@ class Validate(Section):
     # Warnings tolerate this share of exceptions before they are raised.
     tolerated: Share = 0.01
 
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Validate:
+        if self.brightness[0] >= self.brightness[1]:
+            raise ValueError(f"brightness is {self.brightness}: write the lower bound first")
+        return self
+
 
 class Split(Section):
     # Shares of the images; what is left after these two is for training.
@@ -70,7 +78,7 @@ class Split(Section):
     test: OpenShare = 0.1
     # true: where the source has a test (or val) split of its own, that one is used and only the rest is cut.
     keep_source_splits: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leaves_training_images(self) -> Split:
@@ -87,7 +95,7 @@ class Augment(Section):
     # none | sampler (draw rare classes more often) | loss_weights (weigh them more in the loss)
     balance: Literal["none", "sampler", "loss_weights"] = "none"
     # Seed of the preview picture.
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Train(Section):
@@ -105,9 +113,9 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     # Norm that the gradient is clipped to; 0 = never.
     clip_gradient: Annotated[float, Field(ge=0)] = 1.0
-    # Train on at most this many images, stratified; 0 = all of them.
+    # Train on about this many images, stratified, at least one a class; 0 = all of them.
     limit: Annotated[int, Field(ge=0)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     # auto | cpu | cuda
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # auto: bfloat16 where a one-second probe finds it faster; else float32 or bfloat16 as told.
@@ -127,7 +135,7 @@ class Prune(Section):
 
 
 class Export(Section):
-    opset: Annotated[int, Field(ge=18)] = 20
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
     # The export fails when a probability of the ONNX file differs by more than this from torch.
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
 
@@ -166,7 +174,7 @@ class Registry(Section):
 class Model(BaseModel):
     """An entry of `models`: an architecture (a file of pipeline/architectures/) and overrides of `train`."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     architecture: str
 
     @property
@@ -195,8 +203,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _models_hold_together(self) -> Params:
         for name in self.models:
-            if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"models.{name}: a model's name may hold letters, digits, '-' and '_' only")
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"models.{name}: a model's name may hold letters, digits and, not first, '-' and '_'")
             self.recipe(name)
         return self
 
@@ -213,9 +221,16 @@ class Params(Section):
 def load(path: Path) -> Params:
     """Read and check params.yaml. Raises ValueError with one sentence that names the key and the mend."""
     try:
-        content = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-3 is a number
+        text = path.read_text()
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
+    return check(text, str(path))
+
+
+def check(text: str, path: str) -> Params:
+    """Params from the text of a file called `path`. Raises ValueError as `load` does."""
+    try:
+        content = YAML(typ="safe", pure=True).load(text)  # YAML 1.2, as DVC reads it: 1e-3 is a number
     except YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -228,8 +243,8 @@ def load(path: Path) -> Params:
     return params
 
 
-def _names_exist(path: Path, params: Params) -> None:
-    """Names that stand for files: a dataset, an architecture, a policy. Read from the folders, not restated."""
+def _names_exist(path: str, params: Params) -> None:
+    """Names that stand for files: a dataset, an architecture. Read from the folders, not restated."""
     for name, model in params.models.items():
         _known(f"{path}: models.{name}.architecture", model.architecture, files_of("architectures"))
     _known(f"{path}: ingest.source", params.ingest.source, files_of("datasets"))

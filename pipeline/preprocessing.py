@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Everything that Pillow was seen to raise on broken files (FACTS: images in)
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError)
+ORIENTATION = 0x0112  # the EXIF tag
+# What a viewer does about each value of the tag (EXIF 2.32, section 4.6.4)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(ValueError):
@@ -68,23 +77,33 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
             _verify(content)
             image = Image.open(BytesIO(content))
             width, height, mode, kind = *image.size, image.mode, image.format or "?"
-            if getattr(image, "n_frames", 1) > 1:
-                raise UnreadableImage(f"it is animated ({image.n_frames} frames)")  # type: ignore[attr-defined]
-            if kind == "JPEG":  # decodes at a fraction of the cost when far larger than needed
+            frames = getattr(image, "n_frames", 1)
+            # Cameras put a preview or a depth map behind the photo (MPO): the first frame is the photo
+            if frames > 1 and kind != "MPO":
+                raise UnreadableImage(f"it is animated or has several pages ({frames} frames)")
+            if kind in ("JPEG", "MPO"):  # decodes at a fraction of the cost when far larger than needed
                 image.draft("RGB", (2 * preprocessing.size, 2 * preprocessing.size))
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = _upright(image)
+            rgb = _rgb(upright, preprocessing.background)
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UnreadableImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels (decompression bomb)") from None
     except UnidentifiedImageError:
         raise UnreadableImage("it is not an image that Pillow knows") from None
-    except _BROKEN as error:
+    # Pillow was seen to raise OSError, SyntaxError, ValueError, EOFError, TypeError and struct.error on broken files
+    except Exception as error:
         raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
     if upright.size != image.size:
         width, height = height, width
-    return Decoded(_rgb(upright, preprocessing.background), width, height, mode, kind)
+    return Decoded(rgb, width, height, mode, kind)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As ImageOps.exif_transpose, which rewrites the EXIF data and fails where they are damaged."""
+    operation = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    return image if operation is None else image.transpose(operation)
 
 
 def _verify(content: bytes) -> None:
@@ -95,7 +114,7 @@ def _verify(content: bytes) -> None:
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return _wide_grey_to_rgb(image)

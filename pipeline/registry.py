@@ -9,11 +9,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import Dataset, read_json, sha256
+import numpy as np
+
+from pipeline.artifacts import Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.statistics import PairedTest, mcnemar
 from pipeline.inference.predictor import Predictor
+from pipeline.preprocessing import Preprocessing
 from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, lineage, sync
 
 if TYPE_CHECKING:
@@ -103,7 +106,6 @@ def _log_version(
     client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str, origin: dict[str, str]
 ) -> str:
     import mlflow
-    import numpy as np
     import onnx
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -136,8 +138,8 @@ def _log_version(
     return version
 
 
-def promote(params: Params, dataset: Dataset) -> Decision:
-    """Make the challenger champion if it beats the champion on the same test split; write why either way."""
+def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> Decision:
+    """Make the challenger champion if it beats the champion on the same test images; write why either way."""
     client = connect()
     name = params.registry.name
     aliases = _aliases(client, name)
@@ -149,7 +151,7 @@ def promote(params: Params, dataset: Dataset) -> Decision:
     if champion is None:
         decision = Decision(True, challenger, "there was no champion")
     else:
-        decision = _compare(name, challenger, champion, dataset)
+        decision = _compare(client, name, challenger, champion, dataset, preprocessing)
     if decision.promoted:
         if champion is not None:
             client.set_registered_model_alias(name, PREVIOUS, champion)
@@ -171,20 +173,29 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
         raise ValueError(f"no model {name!r} is registered: run `python -m pipeline register` first") from None
 
 
-def _compare(name: str, challenger: str, champion: str, dataset: Dataset) -> Decision:
-    images, labels = dataset.of("test")
+def _compare(
+    client: MlflowClient, name: str, challenger: str, champion: str, dataset: Dataset, preprocessing: Preprocessing
+) -> Decision:
     new, old = load(name, challenger), load(name, champion)
+    rows = dataset.rows("test")
+    paths = dataset.splits["path"].to_numpy()[rows]
     for version, predictor in ((champion, old), (challenger, new)):
         if predictor.card.class_names != dataset.class_names:
             raise ValueError(
                 f"{name} version {version} knows other classes than this dataset: "
                 f"give this dataset a `registry.name` of its own"
             )
-        if predictor.card.preprocessing.size != images.shape[1]:
+        if predictor.card.preprocessing != preprocessing:
             raise ValueError(
-                f"{name} version {version} takes images of {predictor.card.preprocessing.size} pixels, this dataset "
-                f"has {images.shape[1]}: keep ingest.image_size, or give it a `registry.name` of its own"
+                f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
+                f"{preprocessing}: keep ingest's size, resize and background, or give it a `registry.name` of its own"
             )
+        # Other splits than today's: what is a test image now may have taught this version
+        new_to_it = ~np.isin(paths, _taught(client, name, version))
+        rows, paths = rows[new_to_it], paths[new_to_it]
+    if not len(rows):
+        raise ValueError(f"every test image has taught version {challenger} or {champion}: keep split.seed")
+    images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
     by_new, by_old = new.probabilities(images), old.probabilities(images)
     test: PairedTest = mcnemar(by_new.argmax(axis=1) == labels, by_old.argmax(axis=1) == labels)
     ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
@@ -193,6 +204,16 @@ def _compare(name: str, challenger: str, champion: str, dataset: Dataset) -> Dec
         f"images (McNemar p = {test.p_value:.2g})"
     )
     return Decision(ours > theirs, challenger if ours > theirs else champion, scores)
+
+
+def _taught(client: MlflowClient, name: str, version: str) -> np.ndarray:
+    """Paths of the images that a version was trained or chosen on, from the splits in its run."""
+    import mlflow
+
+    run_id = client.get_model_version(name, version).run_id
+    splits = read_table(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="data/splits.parquet")))
+    paths: np.ndarray = splits.loc[splits["split"] != "test", "path"].to_numpy()
+    return paths
 
 
 def load(name: str, version_or_alias: str) -> Predictor:

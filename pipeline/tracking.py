@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHECKPOINT_TAG = "checkpoint.sha256"
 MODEL_STAGES = ("train", "prune", "export", "quantize", "evaluate")
 # A run's metrics are read side by side: the headline ones get short names
-PREFIX = {"train": "best_", "evaluate": "test_"}
+PREFIX = {"train": "", "evaluate": "test_"}
 EPOCH_METRICS = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
@@ -70,13 +70,15 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 @dataclass
 class LiveRun:
-    """What a training run says while it goes on. After the first failure to send it falls silent: `sync` mends."""
+    """What a training run says while it goes on. After the first epoch that could not be sent it sends no more of
+    them, so that training does not wait for each: `sync` mends. Without a client there is no run at all."""
 
     client: MlflowClient | None
     run_id: str = ""
+    silent: bool = False
 
     def epoch(self, row: Mapping[str, float], cost: Mapping[str, float]) -> None:
-        if self.client is None:
+        if self.client is None or self.silent:
             return
         from mlflow.entities import Metric
 
@@ -86,8 +88,7 @@ class LiveRun:
         with _forgiving("the epoch's metrics") as attempt:
             metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
             self.client.log_batch(self.run_id, metrics=metrics)
-        if attempt.failed:
-            self.client = None
+        self.silent = attempt.failed
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
         if self.client is None:
@@ -131,7 +132,14 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     """
     folder = artifacts / "train" / model
     checkpoint = sha256(folder / "checkpoint.safetensors")
-    run = find_run(client, params, checkpoint) or _backfilled(client, params, model, folder, checkpoint)
+    run = find_run(client, params, model, checkpoint) or _backfilled(client, params, model, checkpoint)
+    _send_history(client, run.info.run_id, folder / "history.csv")
+    splits = artifacts / "split" / "splits.parquet"
+    digest = sha256(splits) if splits.exists() else ""
+    if digest == read_json(folder / LINEAGE)["splits"]:  # what it was trained on; they may have changed since
+        _log_once(
+            client, run, "recorded.splits", digest, lambda: client.log_artifact(run.info.run_id, str(splits), "data")
+        )
     for key, value in data_lineage(artifacts).items():
         if run.data.tags.get(key) != value:
             client.set_tag(run.info.run_id, key, value)
@@ -140,15 +148,16 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     benchmark = artifacts / "benchmark" / "benchmark.json"
     if benchmark.exists():
         rows = [r for r in read_json(benchmark)["variants"] if r["model"] == model and r["checkpoint"] == checkpoint]
-        if rows and run.data.tags.get("recorded.benchmark") != sha256(benchmark):
-            _log_metrics(client, run.info.run_id, _numbers({r["variant"]: r for r in rows}, "benchmark."))
-            client.set_tag(run.info.run_id, "recorded.benchmark", sha256(benchmark))
+        if rows:
+            timings = _numbers({r["variant"]: r for r in rows}, "benchmark.")
+            digest = sha256(benchmark)
+            _log_once(client, run, "recorded.benchmark", digest, lambda: _log_metrics(client, run.info.run_id, timings))
     return str(run.info.run_id)
 
 
-def find_run(client: MlflowClient, params: Params, checkpoint: str) -> Run | None:
-    """The newest run that made this checkpoint."""
-    where = f"tags.`{CHECKPOINT_TAG}` = '{checkpoint}'"
+def find_run(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run | None:
+    """The newest run of this model that made this checkpoint."""
+    where = f"tags.`{CHECKPOINT_TAG}` = '{checkpoint}' and tags.model = '{model}'"
     runs = client.search_runs([experiment_id(client, params.experiment)], where, max_results=1)
     return runs[0] if runs else None
 
@@ -191,32 +200,46 @@ def _create_run(client: MlflowClient, params: Params, model: str) -> Run:
     return run
 
 
-def _backfilled(client: MlflowClient, params: Params, model: str, folder: Path, checkpoint: str) -> Run:
-    """A run for a checkpoint that MLflow does not know: its history is read from the file."""
-    from mlflow.entities import Metric
-
+def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
+    """A run for a checkpoint that MLflow does not know; its history follows from the file."""
     run = _create_run(client, params, model)
-    now = int(time.time() * 1000)
-    history = read_table(folder / "history.csv")
-    for row in history.to_dict("records"):
-        metrics = [Metric(name, float(row[name]), now, int(row["epoch"])) for name in EPOCH_METRICS]
-        client.log_batch(run.info.run_id, metrics=metrics)
     client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
     client.set_terminated(run.info.run_id)
     return client.get_run(run.info.run_id)
+
+
+def _send_history(client: MlflowClient, run_id: str, history: Path) -> None:
+    """The epochs that the run has not got yet."""
+    from mlflow.entities import Metric
+
+    sent = {metric.step for metric in client.get_metric_history(run_id, EPOCH_METRICS[-1])}
+    now = int(time.time() * 1000)
+    for row in read_table(history).to_dict("records"):
+        step = int(row["epoch"])
+        if step not in sent:
+            metrics = [Metric(name, float(row[name]), now, step) for name in EPOCH_METRICS]
+            client.log_batch(run_id, metrics=metrics)
 
 
 def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint: str) -> None:
     """Metrics, pictures, tables and models of one stage's output folder."""
     if not (folder / LINEAGE).exists() or read_json(folder / LINEAGE)["checkpoint"] != checkpoint:
         return
+    run_id = run.info.run_id
+
+    def send() -> None:
+        _log_metrics(client, run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
+        client.log_artifacts(run_id, str(folder), stage)
+
     digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.iterdir()))).hexdigest()
-    tag = f"recorded.{stage}"
-    if run.data.tags.get(tag) == digest:
-        return
-    _log_metrics(client, run.info.run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
-    client.log_artifacts(run.info.run_id, str(folder), stage)
-    client.set_tag(run.info.run_id, tag, digest)
+    _log_once(client, run, f"recorded.{stage}", digest, send)
+
+
+def _log_once(client: MlflowClient, run: Run, tag: str, digest: str, send: Callable[[], None]) -> None:
+    """Send what has this digest, unless the run's tag says that it is there."""
+    if run.data.tags.get(tag) != digest:
+        send()
+        client.set_tag(run.info.run_id, tag, digest)
 
 
 def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
@@ -244,18 +267,25 @@ class _Attempt:
 @contextmanager
 def _forgiving(what: str) -> Iterator[_Attempt]:
     """Tracking never kills training: a failure to send is said once, in a sentence, and `sync` sends it later."""
+    attempt = _Attempt()
+    try:
+        with explained():
+            yield attempt
+    except ValueError as error:
+        attempt.failed = True
+        print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What goes wrong between us and MLflow becomes a ValueError with one sentence."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    attempt = _Attempt()
     try:
-        yield attempt
+        yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        attempt.failed = True
         reason = " ".join(str(error).split())[:200]
-        print(
-            f"warning: MLflow at {os.environ.get('MLFLOW_TRACKING_URI')} did not take {what} ({reason}); "
-            f"`python -m pipeline track` sends it later",
-            file=sys.stderr,
-        )
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        raise ValueError(f"MLflow at {uri} failed: {reason}") from error

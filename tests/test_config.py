@@ -19,12 +19,12 @@ from tests.conftest import PROJECT
         ("  warmup: 0.25", "  warmup: 1.5", "train.warmup is 1.5: input should be less than 1"),
         ("  test: 0.2", "  test: 0.95", "split: validation + test is 1.05 and leaves nothing to train on"),
         ("    architecture: simple_cnn", "    architecture: simple_cn", "did you mean simple_cnn?"),
-        ("  source: digits", "  source: digit", "ingest.source is 'digit' (did you mean digits?)"),
+        ('  source: "digits"', "  source: digit", "ingest.source is 'digit' (did you mean digits?)"),
         ("    learning_rate: 0.05", "    learning_rat: 0.05", "models.simple_cnn.learning_rat is not a known key"),
         ("    learning_rate: 0.05", "    learning_rate: -1", "models.simple_cnn.learning_rate is -1"),
-        ("experiment: digits\n", "", "experiment is missing: add it"),
+        ('experiment: "digits"\n', "", "experiment is missing: add it"),
         ("models:\n", "modells:\n", "models is missing"),
-        ("experiment: digits", "experiment: [", "is not valid YAML"),
+        ('experiment: "digits"', "experiment: [", "is not valid YAML"),
     ],
 )
 def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:

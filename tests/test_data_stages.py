@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import Dataset, read_images
+from pipeline.artifacts import Dataset, read_dataset, read_images, read_table, write_table
 from pipeline.config import Augment, Ingest, Split, Validate
 from pipeline.stages.augment import augment, statistics
 from pipeline.stages.ingest import BLOCK, ingest
@@ -118,6 +118,40 @@ def test_split_is_stratified_and_blind_to_order_and_names(manifest: pd.DataFrame
     again = split(renamed, Split(validation=0.1, test=0.2)).sort_index()
     assert again["split"].tolist() == table["split"].tolist()
     assert split(manifest, Split(validation=0.1, test=0.2, seed=1))["split"].tolist() != table["split"].tolist()
+
+
+def test_another_share_for_validation_leaves_the_test_split_alone(manifest: pd.DataFrame) -> None:
+    """Otherwise a champion would be tested on what it was trained on."""
+    small, large = (split(manifest, Split(validation=share, test=0.2))["split"] == "test" for share in (0.1, 0.3))
+    assert small.tolist() == large.tolist()
+
+
+def test_a_class_without_training_images_is_named(manifest: pd.DataFrame) -> None:
+    """All readable images of a class may stand in the source's test split."""
+    own = manifest.assign(source_split=np.where(manifest["class"] == "digit-2", "test", "train"))
+    with pytest.raises(ValueError, match="class 'digit-2' has no image left to train on"):
+        split(own, Split(validation=0.1, test=0.2))
+
+
+def test_unreadable_files_are_the_ones_that_are_named(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """Not the good images beside them."""
+    aside = pd.DataFrame({"path": ["bad/1.jpg", "bad/2.jpg"], "class": "bad", "reason": "empty"})
+    with pytest.raises(ValueError, match=r"at 2 of 122 images, first: bad/1\.jpg, bad/2\.jpg"):
+        raise_critical(validate(manifest, aside, Validate(), tmp_path))
+
+
+def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:
+    """Shifted labels would look like a bad model."""
+    np.save(tmp_path / "images.npy", np.zeros((7, 16, 16, 3), np.uint8))
+    write_table(tmp_path / "splits.parquet", dataset.splits)
+    with pytest.raises(ValueError, match=r"has 7 images and .* 120: run `dvc repro` first"):
+        read_dataset(tmp_path / "images.npy", tmp_path / "splits.parquet")
+
+
+def test_class_names_survive_csv(tmp_path: Path) -> None:
+    """001 is not 1, and NA is a class."""
+    write_table(tmp_path / "t.csv", pd.DataFrame({"class": ["001", "NA"], "recall": [0.5, 1.0]}))
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"class": ["001", "NA"], "recall": [0.5, 1.0]}
 
 
 def test_copies_of_a_file_stay_on_one_side(manifest: pd.DataFrame) -> None:

@@ -80,7 +80,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Pro
     made.run(f"python -m pipeline init --images {digit_folder}")
     text = (root / "params.yaml").read_text()
     text = re.sub(r"  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: .*\n", "", text)
-    text = text.replace("epochs: 15", "epochs: 4").replace("epochs: 3 ", "epochs: 1 ").replace("rounds: 30", "rounds: 3")
+    for old, new in (("epochs: 15", "epochs: 4"), ("epochs: 3 ", "epochs: 1 "), ("rounds: 30", "rounds: 3")):
+        assert old in text
+        text = text.replace(old, new)
     (root / "params.yaml").write_text(text.replace("image_size: 32", "image_size: 16"))
     for command in ("git init -q", "git add -A", "git -c user.name=t -c user.email=t@t commit -qm start"):
         made.run(command)
@@ -154,6 +156,7 @@ def test_the_champion_gives_the_trained_networks_classes_without_our_code(projec
         check=True,
     )  # fmt: skip
     # The champion of the first flow run: its predictions are an artifact of its own run
+    assert champion.run_id is not None
     folder = client.download_artifacts(champion.run_id, "evaluate", str(tmp_path))
     predictions = pd.read_parquet(Path(folder) / "predictions.parquet")
     assert done.stdout.split() == predictions["predicted"].tolist()

@@ -33,6 +33,14 @@ def test_a_folder_gets_values_that_fit(tmp_path: Path, digit_folder: Path) -> No
     assert load(tmp_path / "params.yaml").registry.name == "gro-e-Bilder"
 
 
+@pytest.mark.parametrize("name", ["my pics #2", "2024", "true", "a: b", "null", "q'uo\"te", "- x"])
+def test_any_folder_name_survives(tmp_path: Path, digit_folder: Path, name: str) -> None:
+    """YAML has many opinions about bare words; the folder is the one that was named."""
+    images = shutil.copytree(digit_folder, tmp_path / name)
+    init(images=images, params=tmp_path / "params.yaml")
+    assert load(tmp_path / "params.yaml").ingest.root == str(images)
+
+
 def test_cifar10_does_without_a_folder(tmp_path: Path) -> None:
     """Its archive may be downloaded later: `init` asks for nothing."""
     init(dataset="cifar10", params=tmp_path / "params.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     """Pillow's own conversion would make everything above 255 white."""
     wide = Image.fromarray(np.full((8, 8), 32896, np.uint16))
     assert to_array(read(encoded(wide, "PNG"), PLAIN).image, PLAIN).tolist() == [[[128, 128, 128]] * 8] * 8
+
+
+def test_a_colour_key_is_transparency() -> None:
+    """An RGB PNG may declare one of its colours transparent."""
+    image = Image.new("RGB", (8, 8), (0, 255, 0))
+    content = encoded(image, "PNG", transparency=(0, 255, 0))
+    assert to_array(read(content, PLAIN).image, PLAIN)[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -77,6 +85,39 @@ def test_what_is_no_image_has_a_reason(content: bytes, reason: str) -> None:
     """Empty, foreign, truncated, bit-flipped and animated files are refused, not guessed at."""
     with pytest.raises(UnreadableImage, match=reason):
         read(content, PLAIN)
+
+
+def test_a_camera_file_with_a_preview_behind_the_photo_is_a_photo() -> None:
+    """Many cameras write MPO under the name .jpg: two frames, not an animation."""
+    photo, preview = Image.new("RGB", (40, 30), (0, 200, 0)), Image.new("RGB", (20, 15))
+    decoded = read(encoded(photo, "MPO", save_all=True, append_images=[preview]), PLAIN)
+    assert decoded.image.getpixel((5, 5)) == pytest.approx((0, 200, 0), abs=3)
+
+
+def test_damaged_exif_data_do_not_cost_the_picture() -> None:
+    """Pillow's own transposition rewrites them, and raises struct.error on one wrong byte."""
+    image = Image.new("RGB", (40, 30))
+    exif = image.getexif()
+    exif[0x0112], exif[0x010E] = 6, "hello world"
+    content = bytearray(encoded(image, "JPEG", exif=exif))
+    content[41] = 0
+    assert read(bytes(content), PLAIN).image.size in ((30, 40), (40, 30))
+
+
+def test_any_broken_file_has_a_reason_and_no_other_error() -> None:
+    """Bytes of good files overwritten at random: an image or UnreadableImage, whatever Pillow raises."""
+    draw = np.random.default_rng(0)
+    photo = Image.effect_noise((40, 30), 80).convert("RGB")
+    exif = photo.getexif()
+    exif[0x0112], exif[0x010E] = 6, "hello world"
+    for kind in ("JPEG", "PNG", "TIFF", "GIF", "WEBP"):
+        content = encoded(photo, kind, **({"exif": exif} if kind in ("JPEG", "TIFF") else {}))
+        for _ in range(60):
+            broken = bytearray(content)
+            for place in draw.integers(0, min(len(content), 300), 3):
+                broken[place] = draw.integers(256)
+            with contextlib.suppress(UnreadableImage):
+                assert to_array(read(bytes(broken), PLAIN).image, PLAIN).shape == (8, 8, 3)
 
 
 def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Benchmark, Evaluate, Export, Train
+from pipeline.config import Benchmark, Evaluate, Export, Quantize, Train
 from pipeline.inference.predictor import Predictor
 from pipeline.stages.benchmark import benchmark
 from pipeline.stages.evaluate import evaluate
@@ -42,7 +42,7 @@ def shipped(
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
     assert metrics["agreement"] == 1
-    quantize(folder / "fp32.onnx", folder / "int8.onnx", dataset.images_NHWC[rows], images, labels)
+    quantize(folder / "fp32.onnx", folder / "int8.onnx", dataset, Quantize())
     return network, card, folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,15 +41,16 @@ def trained_artifacts(folder: Path, card: ModelCard, dataset: Dataset, seed: int
     checkpoint.save(source, network, card)
     digest = sha256(source)
     write_table(source.with_name("history.csv"), HISTORY)
-    write_json(source.with_name("metrics.json"), {"val_accuracy": 0.3, "parameters": 7})
-    write_json(source.with_name(LINEAGE), {"checkpoint": digest})
+    write_json(source.with_name("metrics.json"), {"best_val_accuracy": 0.3, "parameters": 7})
+    write_table(artifacts / "split" / "splits.parquet", dataset.splits)
+    splits_digest = sha256(artifacts / "split" / "splits.parquet")
+    write_json(source.with_name(LINEAGE), {"checkpoint": digest, "splits": splits_digest})
     images, labels = dataset.of("val")
     exported = artifacts / "export" / MODEL
     metrics = export(network, card, images, labels, Export(), exported / "fp32.onnx")
     write_json(exported / "metrics.json", {"fp32": metrics})
     write_json(exported / LINEAGE, {"checkpoint": digest})
     write_table(artifacts / "ingest" / "manifest.parquet", dataset.splits)
-    write_table(artifacts / "split" / "splits.parquet", dataset.splits)
     row = {
         "model": MODEL, "variant": "fp32", "checkpoint": digest, "accuracy": 0.4, "agreement": 1.0, "size_mb": 1.0,
         "val_accuracy": 0.9, "latency_ms": 0.5,
@@ -111,11 +113,43 @@ def test_a_server_that_is_down_costs_a_warning_and_nothing_else(
         live.finished(artifacts / "train" / MODEL / "checkpoint.safetensors", {})
     sync_or_warn(params, MODEL, artifacts)
     said = capsys.readouterr().err
-    assert said.count("warning: MLflow at http://127.0.0.1:9 did not take") == 2
+    assert said.count("not sent: MLflow at http://127.0.0.1:9 failed") == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{up}")
     sync_or_warn(params, MODEL, artifacts)
     client = connect()
-    assert find_run(client, params, sha256(artifacts / "train" / MODEL / "checkpoint.safetensors")) is not None
+    assert find_run(client, params, MODEL, sha256(artifacts / "train" / MODEL / "checkpoint.safetensors")) is not None
+
+
+def test_a_hiccup_leaves_one_complete_run(artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch that could not be sent: the run still ends and is found, and `sync` sends the missing epochs."""
+    with live_run(params, MODEL) as live:
+        assert live.client is not None
+        for row in HISTORY.to_dict("records"):
+            with monkeypatch.context() as context:
+                if row["epoch"] == 2:
+                    context.setattr(live.client, "log_batch", _fail)
+                live.epoch({str(key): value for key, value in row.items()}, {})
+        live.finished(artifacts / "train" / MODEL / "checkpoint.safetensors", {})
+    client = connect()
+    assert sync(client, params, MODEL, artifacts) == live.run_id
+    history = client.get_metric_history(live.run_id, "val_accuracy")
+    assert sorted((m.step, m.value) for m in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    (run,) = client.search_runs([experiment_id(client, params.experiment)])
+    assert run.info.status == "FINISHED"
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError("the cable fell out")
+
+
+def test_equal_weights_of_two_models_are_two_runs(artifacts: Path, params: Params) -> None:
+    """Two entries may share architecture and recipe; each has its run."""
+    for stage in ("train", "export"):
+        shutil.copytree(artifacts / stage / MODEL, artifacts / stage / "modern_cnn")
+    client = connect()
+    first = sync(client, params, MODEL, artifacts)
+    second = sync(client, params, "modern_cnn", artifacts)
+    assert first != second
 
 
 def test_an_interrupted_training_is_marked(tracking_folder: Path, params: Params) -> None:
@@ -179,19 +213,19 @@ def test_register_and_promote(
     """The first challenger is promoted, the same one again is not, a worse one is refused, a better one takes over."""
     name = params.registry.name
     with pytest.raises(ValueError, match="no model 'digits' is registered: run `python -m pipeline register` first"):
-        promote(params, dataset)
+        promote(params, dataset, card.preprocessing)
     version, row = register(params, artifacts)
     assert (version, row["model"]) == ("1", MODEL)
     assert register(params, artifacts)[0] == "1"
-    assert promote(params, dataset).promoted
-    assert not promote(params, dataset).promoted
+    assert promote(params, dataset, card.preprocessing).promoted
+    assert not promote(params, dataset, card.preprocessing).promoted
     images, labels = dataset.of("test")
     scores = {"1": (registry.load(name, "1").probabilities(images).argmax(axis=1) == labels).mean()}
     for seed in (1, 2, 3):
         before = champion(name)
         version, _ = register(params, trained_artifacts(tracking_folder, card, dataset, seed))
         scores[version] = (registry.load(name, version).probabilities(images).argmax(axis=1) == labels).mean()
-        decision = promote(params, dataset)
+        decision = promote(params, dataset, card.preprocessing)
         assert decision.promoted == (scores[version] > scores[before])
         assert champion(name) == (version if decision.promoted else before)
         if decision.promoted:
@@ -205,20 +239,43 @@ def test_a_model_of_other_classes_is_not_compared(
 ) -> None:
     """Two datasets under one name: a sentence, not a wrong number."""
     register(params, artifacts)
-    promote(params, dataset)
+    promote(params, dataset, card.preprocessing)
     register(params, trained_artifacts(tracking_folder, card, dataset, seed=1))
     other = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits, ("x", "y", "z"))
     with pytest.raises(ValueError, match="version 1 knows other classes than this dataset"):
-        promote(params, other)
+        promote(params, other, card.preprocessing)
 
 
-def test_the_registered_model_needs_no_code_of_ours(artifacts: Path, params: Params, dataset: Dataset) -> None:
+def test_images_that_taught_the_champion_do_not_test_it(
+    artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> None:
+    """After another split, only images that are new to both are compared; none at all is an error."""
+    register(params, artifacts)
+    promote(params, dataset, card.preprocessing)
+    moved = dataset.splits.copy()
+    taught, test = dataset.rows("train")[:5], dataset.rows("test")
+    moved.loc[taught, "split"] = "test"
+    other = Dataset(dataset.images_NHWC, dataset.labels, moved, dataset.class_names)
+    register(params, trained_artifacts(tracking_folder, card, other, seed=1))
+    assert f"on {len(test)} test images" in promote(params, other, card.preprocessing).reason
+    swapped = moved.copy()
+    swapped.loc[test, "split"] = "train"
+    last = Dataset(dataset.images_NHWC, dataset.labels, swapped, dataset.class_names)
+    register(params, trained_artifacts(tracking_folder, card, last, seed=2))
+    connect().set_registered_model_alias(params.registry.name, "champion", "1")  # whoever won before
+    with pytest.raises(ValueError, match="every test image has taught version"):
+        promote(params, last, card.preprocessing)
+
+
+def test_the_registered_model_needs_no_code_of_ours(
+    artifacts: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> None:
     """mlflow alone, and onnxruntime alone, give what our predictor gives."""
     import mlflow
     import onnxruntime
 
     register(params, artifacts)
-    promote(params, dataset)
+    promote(params, dataset, card.preprocessing)
     images, _ = dataset.of("test")
     ours = registry.load(params.registry.name, "champion").probabilities(images)
     by_mlflow = mlflow.pyfunc.load_model(f"models:/{params.registry.name}@champion").predict(images)

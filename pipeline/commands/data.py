@@ -35,6 +35,9 @@ def ingest(
         if config.strict:
             raise ValueError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
         print(f"warning: {said}", file=sys.stderr)
+        lost = sorted(set(found.quarantine["class"].astype(str)) - set(found.manifest["class"]))
+        if lost:
+            raise ValueError(f"no image of class {lost[0]!r} can be read ({quarantine} says why): mend or remove it")
 
 
 def validate(manifest: Path, quarantine: Path, report: Path, docs: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:

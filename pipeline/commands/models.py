@@ -58,7 +58,6 @@ def train(
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
     from pipeline.artifacts import LINEAGE, sha256, write_json
-    from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.train import train as run
     from pipeline.tracking import live_run, sync_or_warn
     from pipeline.training.loop import Epoch, say
@@ -78,11 +77,10 @@ def train(
             card, material.dataset, material.sample_index, material.class_weights, material.policy, recipe, on_epoch
         )
         checkpoint = _write(out, fitted, card)
-        save(learning_curves(fitted.history, model), out / "curves.png")
         write_json(out / "metrics.json", metrics)
-        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
+        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), "splits": sha256(splits)})
         live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
-        facts += [f"val accuracy {metrics['val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
+        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
         facts += [str(fitted.placement.device), fitted.placement.reason]
     sync_or_warn(config, model, out.parent.parent)
 
@@ -120,7 +118,7 @@ def prune(
         write_json(out / "metrics.json", metrics)
         write_json(out / LINEAGE, {"checkpoint": sha256(source)})
         facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
-        facts += [f"val accuracy {metrics['val_accuracy']:.4f}"]
+        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -151,22 +149,17 @@ def quantize(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Quantize the ONNX files in the folder SOURCE to int8."""
-    import numpy as np
-
     from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json
     from pipeline.stages.quantize import quantize as run
     from pipeline.tracking import sync_or_warn
 
     config = load(params)
     dataset = read_dataset(images, splits)
-    val_images, val_labels = dataset.of("val")
-    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.quantize.calibration_images]
-    calibration = dataset.images_NHWC[rows]
     with summary(f"quantize {model}") as facts:
         made = {}
         for variant, quantized in (("fp32", "int8"), ("pruned", "pruned_int8")):
             target = out / f"{quantized}.onnx"
-            made[quantized] = run(source / f"{variant}.onnx", target, calibration, val_images, val_labels)
+            made[quantized] = run(source / f"{variant}.onnx", target, dataset, config.quantize)
             facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
         write_json(out / "metrics.json", made)
         write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
@@ -174,12 +167,12 @@ def quantize(
 
 
 def evaluate(
-    model: str, checkpoint: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
+    model: str, checkpoint: Path, history: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Score the trained network and its variants on the test split."""
-    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json, write_table
-    from pipeline.evaluation.plots import save
+    from pipeline.artifacts import LINEAGE, read_dataset, read_table, sha256, write_json, write_table
+    from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.evaluate import evaluate as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training.checkpoint import load as load_checkpoint
@@ -195,6 +188,7 @@ def evaluate(
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():
             save(picture, out / f"{name}.png")
+        save(learning_curves(read_table(history), model), out / "curves.png")
         low, high = result.metrics["accuracy_low"], result.metrics["accuracy_high"]
         facts += [f"test accuracy {result.metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"]
     sync_or_warn(config, model, out.parent.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile
-from pipeline.config import files_of, load
+from pipeline.config import check, files_of
 
 DOWNLOADS = "data/downloads"
 LOOKED_AT = 200  # image files whose size is read
@@ -44,6 +45,8 @@ class Preset:
 
         template = (Path(__file__).parent.parent / "params.yaml.j2").read_text()
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+        # YAML is a superset of JSON: a quoted name may hold anything
+        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         return environment.from_string(template).render(vars(self))
 
 
@@ -57,12 +60,12 @@ def init(
         raise ValueError("give either --images DIR or --dataset NAME")
     preset = _folder(images) if images is not None else _builtin(dataset or "")
     text = preset.render()
+    check(text, str(params))  # before the old file is touched
     if params.exists() and params.read_text() != text:
         backup = _free(params)
         params.rename(backup)
         print(f"kept the old {params} as {backup}")
     params.write_text(text)
-    load(params)
     limited = f", training on {preset.limit:,} images (train.limit)" if preset.limit else ""
     print(
         f"wrote {params} for {preset.source} in {preset.root}: {preset.image_size} pixels, {preset.epochs} epochs, "
@@ -115,9 +118,9 @@ def _budget(training_images: int) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         return {"epochs": 24, "prune_epochs": 8, "batch_size": 512 if training_images > 20_000 else 128}
-    epochs = 8 if training_images > 5_000 else 15
+    epochs = 6 if training_images > 5_000 else 15
     batch = 128 if training_images > 5_000 else 32
-    return {"epochs": epochs, "prune_epochs": 3, "batch_size": batch,
+    return {"epochs": epochs, "prune_epochs": 2 if training_images > 5_000 else 3, "batch_size": batch,
             "limit": CPU_LIMIT if training_images > CPU_LIMIT else 0}  # fmt: skip
 
 
@@ -132,8 +135,8 @@ def _typical_side(files: list[Path]) -> int:
         try:
             with Image.open(file) as image:
                 sides.append(min(image.size))
-        except (OSError, SyntaxError, ValueError):  # `ingest` will say what is wrong with it
-            continue
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # `ingest` will say what is wrong with it
     if not sides:
         raise ValueError(f"none of the first {len(files)} files is an image that can be read: look at {files[0]}")
     typical = median(sides)

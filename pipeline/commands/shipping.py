@@ -16,27 +16,31 @@ from pipeline.config import load
 def register(artifacts: Artifacts = DEFAULT_ARTIFACTS, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Register the best candidate that keeps its budgets, as `challenger`."""
     from pipeline.registry import register as run
+    from pipeline.tracking import explained
 
     config = load(params)
-    version, row = run(config, artifacts)
+    with explained():
+        version, row = run(config, artifacts)
     print(
         f"registered {config.registry.name} version {version} as challenger: {row['model']} {row['variant']}, "
         f"validation accuracy {row['val_accuracy']:.2%}, {row['size_mb']:.2f} MB, {row['latency_ms']:.2f} ms"
     )
 
 
-def promote(
-    images: Annotated[Path | None, typer.Option(help="The images; default: those in the artifacts folder.")] = None,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    params: ParamsFile = DEFAULT_PARAMS,
-) -> None:
+def promote(artifacts: Artifacts = DEFAULT_ARTIFACTS, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Make the challenger champion, if it beats the champion on the same test split."""
-    from pipeline.artifacts import read_dataset
+    from pipeline.artifacts import read_dataset, read_json, read_table
+    from pipeline.preprocessing import Preprocessing
     from pipeline.registry import promote as run
+    from pipeline.tracking import explained
 
     config = load(params)
-    pixels = images or artifacts / "ingest" / "images.npy"
-    decision = run(config, read_dataset(pixels, artifacts / "split" / "splits.parquet"))
+    ingested = artifacts / "ingest"
+    dataset = read_dataset(ingested / "images.npy", artifacts / "split" / "splits.parquet")
+    if not dataset.splits["path"].equals(read_table(ingested / "manifest.parquet")["path"]):
+        raise ValueError(f"the splits in {artifacts} are not of the images there: run `dvc repro` first")
+    with explained():
+        decision = run(config, dataset, Preprocessing.from_record(read_json(ingested / "preprocessing.json")))
     verb = "promoted: champion is now" if decision.promoted else "not promoted: champion stays"
     print(f"{verb} {config.registry.name} version {decision.champion} ({decision.reason})")
 
@@ -52,8 +56,10 @@ def predict(
 
     from pipeline.preprocessing import load as load_image
     from pipeline.registry import load as load_model
+    from pipeline.tracking import explained
 
-    predictor = load_model(load(params).registry.name, model)
+    with explained():
+        predictor = load_model(load(params).registry.name, model)
     readable, pixels, errors = [], [], []
     for path in images:
         try:
@@ -93,12 +99,13 @@ def _table(rows: list[dict[str, object]]) -> str:
 
 def track(artifacts: Artifacts = DEFAULT_ARTIFACTS, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Send to MLflow whatever it has not got yet: after an outage, or when DVC restored stages from its cache."""
-    from pipeline.tracking import connect, sync
+    from pipeline.tracking import connect, explained, sync
 
     config = load(params)
     for model in config.models:
         if not (artifacts / "train" / model / "checkpoint.safetensors").exists():
             print(f"{model}: not trained yet")
             continue
-        run = sync(connect(), config, model, artifacts)
+        with explained():
+            run = sync(connect(), config, model, artifacts)
         print(f"{model}: run {run} is up to date")

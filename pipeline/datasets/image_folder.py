@@ -22,6 +22,8 @@ def find(root: Path) -> list[Entry]:
         raise ValueError(f"{root} holds no sub-folder: put the images of each class into a folder named after it")
     # A folder `train` without folders in it is a class of locomotives
     if not any(_split(folder) == "train" and _folders(folder) for folder in folders):
+        if all(_split(folder) and _folders(folder) for folder in folders):
+            raise ValueError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
         return _entries(root, root, "")
     entries = []
     for folder in folders:

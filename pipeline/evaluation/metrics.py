@@ -28,7 +28,7 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> dict[st
         "accuracy_low": low,
         "accuracy_high": high,
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, labels=list(classes), average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
         "top5_accuracy": _top_k(probabilities, labels, 5),
         "log_loss": float(log_loss(labels, _normalized(probabilities), labels=list(classes))),
         "ece": expected_calibration_error(probabilities, labels, bins),

@@ -16,7 +16,8 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Quantize
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
 
@@ -33,10 +34,11 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime 
         return None if batch is None else {"image": batch}
 
 
-def quantize(
-    source: Path, path: Path, calibration_NHWC: np.ndarray, val_NHWC: np.ndarray, val_labels: np.ndarray
-) -> dict[str, Any]:
+def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> dict[str, Any]:
     """Write the int8 version of `source` to `path`; metrics on the validation images, agreement with `source`."""
+    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.calibration_images]
+    calibration_NHWC = dataset.images_NHWC[rows]
+    val_NHWC, val_labels = dataset.of("val")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"

@@ -17,6 +17,7 @@ from pipeline.config import Params
 from pipeline.evaluation import plots
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
+PICTURES = ("curves", "confusion", "reliability", "mistakes")
 SHOWN_CLASSES, SAMPLES = 10, 12
 
 
@@ -41,7 +42,7 @@ def render(params: Params, artifacts: Path) -> str:
         preview_picture=_file(artifacts / "augment" / "preview.png"),
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,
-        best=max(models, key=lambda model: model["train"]["val_accuracy"])["name"],
+        best=max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"],
         benchmark=benchmark,
         pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
     )
@@ -58,8 +59,7 @@ def _model(params: Params, artifacts: Path, name: str, variants: list[dict[str, 
         "test": read_json(tested / "metrics.json"),
         "per_class": read_table(tested / "per_class.csv").to_dict("records"),
         "variants": [row for row in variants if row["model"] == name],
-        "curves": _file(artifacts / "train" / name / "curves.png"),
-        **{picture: _file(tested / f"{picture}.png") for picture in ("confusion", "reliability", "mistakes")},
+        **{picture: _file(tested / f"{picture}.png") for picture in PICTURES},
     }
 
 

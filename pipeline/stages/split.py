@@ -18,7 +18,8 @@ def split(manifest: pd.DataFrame, config: Split) -> pd.DataFrame:
     """
     kept = manifest["source_split"].isin(("val", "test")) & config.keep_source_splits
     splits = manifest["source_split"].where(kept, "train")
-    needed = {"val": config.validation, "test": config.test}
+    # The test split is cut first, so that another share for validation does not move it
+    needed = {"test": config.test, "val": config.validation}
     wanted = {name: share for name, share in needed.items() if name not in set(splits)}
     for label, images in manifest[~kept].groupby("class"):
         ranked = sorted(set(images["sha256"]), key=lambda content: _rank(config.seed, content))
@@ -33,6 +34,9 @@ def split(manifest: pd.DataFrame, config: Split) -> pd.DataFrame:
             chosen = images["sha256"].isin(ranked[start : start + count])
             splits.loc[images.index[chosen]] = name
             start += count
+    untrained = sorted(set(manifest["class"]) - set(manifest["class"][splits == "train"]))
+    if untrained:
+        raise ValueError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
     return manifest[["path", "class"]].assign(split=splits)
 
 

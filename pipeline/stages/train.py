@@ -56,9 +56,8 @@ def metrics(fitted: Fitted, card: ModelCard, dataset: Dataset, data: TrainingDat
     images, labels = dataset.images_NHWC[data.val_rows], dataset.labels[data.val_rows]
     last = fitted.history.iloc[fitted.best_epoch - 1]
     return {
-        "val_accuracy": accuracy(probabilities(fitted.network, card, images, fitted.placement.device), labels),
-        "train_loss": float(last["train_loss"]),
-        "train_accuracy": float(last["train_accuracy"]),
+        "best_val_accuracy": accuracy(probabilities(fitted.network, card, images, fitted.placement.device), labels),
+        "train_accuracy_at_best": float(last["train_accuracy"]),
         "best_epoch": fitted.best_epoch,
         "parameters": sum(parameter.numel() for parameter in fitted.network.parameters()),
         "training_images": len(data.rows),
@@ -66,7 +65,7 @@ def metrics(fitted: Fitted, card: ModelCard, dataset: Dataset, data: TrainingDat
 
 
 def _limited(sample_index: pd.DataFrame, recipe: Train) -> pd.DataFrame:
-    """At most `limit` rows, the classes in their proportions, at least one image each."""
+    """About `limit` rows: the classes in their proportions, rounded, at least one image each."""
     if not recipe.limit or recipe.limit >= len(sample_index):
         return sample_index
     share = recipe.limit / len(sample_index)

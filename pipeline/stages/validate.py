@@ -101,7 +101,7 @@ def validate(manifest: pd.DataFrame, quarantine: pd.DataFrame, config: Validate,
     table = measured(manifest, quarantine)
     asked = checks(config)
     outcome = _run_suite(table, manifest.columns, asked, docs)
-    return [_finding(check, table, passed) for check, passed in zip(asked, outcome, strict=True)]
+    return [_finding(check, table, quarantine, passed) for check, passed in zip(asked, outcome, strict=True)]
 
 
 def raise_critical(findings: list[Finding]) -> None:
@@ -126,7 +126,11 @@ def as_report(findings: list[Finding]) -> dict[str, Any]:
     }
 
 
-def _finding(check: Check, table: pd.DataFrame, passed: bool) -> Finding:
+def _finding(check: Check, table: pd.DataFrame, quarantine: pd.DataFrame, passed: bool) -> Finding:
+    if check.column == "share_quarantined":  # a column of the readable ones, about the others
+        paths, of = quarantine["path"], len(table) + len(quarantine)
+        first = paths.head(FIRST).tolist()
+        return Finding(check.name, check.says, check.severity, passed, len(paths), of, first)
     values = table[check.column]
     outside = pd.Series(False, index=table.index)
     if check.minimum is not None:

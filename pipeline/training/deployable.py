@@ -37,9 +37,10 @@ class Deployable(nn.Module):
 def probabilities(network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, device: torch.device) -> np.ndarray:
     """float32 [N, classes], in float32 arithmetic, whatever precision the training used."""
     model = Deployable(network, card).to(device).eval()
-    parts = [
-        model(torch.from_numpy(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
-        for i in range(0, len(images_NHWC), BATCH)
-    ]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's convolutions round to 10 bits else
+        parts = [
+            model(torch.from_numpy(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
+            for i in range(0, len(images_NHWC), BATCH)
+        ]
     result: np.ndarray = torch.cat(parts).numpy()
     return result

@@ -40,6 +40,7 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int) -> Placeme
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    torch.backends.cudnn.deterministic = True
     if recipe.precision == "float32":
         return Placement(device, None, "float32, as told")
     if recipe.precision == "bfloat16":

@@ -161,11 +161,14 @@ def _recipe(
     rest = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    total = max(2, steps * recipe.epochs)
+    # OneCycleLR divides by (warm-up steps - 1)
+    warmup = recipe.warmup if abs(recipe.warmup * total - 1) > 1e-6 else recipe.warmup * 1.01
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         recipe.learning_rate,
-        total_steps=max(2, steps * recipe.epochs),
-        pct_start=recipe.warmup,
+        total_steps=total,
+        pct_start=warmup,
         cycle_momentum=False,
     )
     return optimizer, schedule
