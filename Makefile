@@ -36,7 +36,7 @@ run: $(READY) ## run every stage, then register and promote a champion
 	python -m flows.training $(ARGS)
 
 test: $(READY) ## run the tests
-	python -m pytest $(ARGS)
+	python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import contracts
 	ruff check .

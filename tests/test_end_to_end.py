@@ -80,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Pro
     made.run(f"python -m pipeline init --images {digit_folder}")
     text = (root / "params.yaml").read_text()
     text = re.sub(r"  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: .*\n", "", text)
-    for old, new in (("epochs: 15", "epochs: 4"), ("epochs: 3 ", "epochs: 1 "), ("rounds: 30", "rounds: 3")):
+    for old, new in (("epochs: 60", "epochs: 12"), ("epochs: 15 ", "epochs: 2 "), ("rounds: 30", "rounds: 3")):
         assert old in text
         text = text.replace(old, new)
     (root / "params.yaml").write_text(text.replace("image_size: 32", "image_size: 16"))
@@ -136,7 +136,7 @@ def test_runs_are_in_mlflow_once(project: Project) -> None:
     assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "modern_cnn", "simple_cnn"]
     for run in runs:
         assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
-        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 4
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 12
         assert run.data.tags["lineage.data.sha256"]
 
 

@@ -118,9 +118,10 @@ def _budget(training_images: int) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         return {"epochs": 24, "prune_epochs": 8, "batch_size": 512 if training_images > 20_000 else 128}
-    epochs = 6 if training_images > 5_000 else 15
-    batch = 128 if training_images > 5_000 else 32
-    return {"epochs": epochs, "prune_epochs": 2 if training_images > 5_000 else 3, "batch_size": batch,
+    # A small dataset needs its epochs: no fewer images are shown to the network in all, up to a point
+    epochs = 6 if training_images > 5_000 else min(60, max(15, 20_000 // training_images))
+    batch = 128 if training_images > 5_000 else 32 if training_images > 500 else 16
+    return {"epochs": epochs, "prune_epochs": max(2, epochs // 4), "batch_size": batch,
             "limit": CPU_LIMIT if training_images > CPU_LIMIT else 0}  # fmt: skip
 
 
