@@ -115,6 +115,7 @@ def _log_version(
     scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
     # It warns that an environment made by uv has no pip
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    ended = client.get_run(run_id).info
     with mlflow.start_run(run_id):
         info = mlflow.onnx.log_model(
             onnx.load(path),
@@ -127,6 +128,8 @@ def _log_version(
             pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
             save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
         )
+    # Resuming the run moved its end: the training did not take until now
+    client.set_terminated(run_id, ended.status, ended.end_time)
     version = str(info.registered_model_version)
     numbers = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags = {

@@ -214,8 +214,10 @@ def test_register_and_promote(
     name = params.registry.name
     with pytest.raises(ValueError, match="no model 'digits' is registered: run `python -m pipeline register` first"):
         promote(params, dataset, card.preprocessing)
+    ended = connect().get_run(sync(connect(), params, MODEL, artifacts)).info.end_time
     version, row = register(params, artifacts)
     assert (version, row["model"]) == ("1", MODEL)
+    assert connect().get_run(sync(connect(), params, MODEL, artifacts)).info.end_time == ended
     assert register(params, artifacts)[0] == "1"
     assert promote(params, dataset, card.preprocessing).promoted
     assert not promote(params, dataset, card.preprocessing).promoted
