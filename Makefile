@@ -35,8 +35,9 @@ setup: $(READY) ## build the environment in .venv (about 6 GB); the other target
 run: $(READY) ## run every stage, then register and promote a champion
 	python -m flows.training $(ARGS)
 
+# Two workers on two cores: with more than one thread each they would wait for one another most of the time.
 test: $(READY) ## run the tests
-	python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import contracts
 	ruff check .

@@ -16,6 +16,11 @@ from pipeline.preprocessing import Preprocessing
 PROJECT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that parallel workers end together; the rest stays in order."""
+    items.sort(key=lambda item: "test_end_to_end" not in item.nodeid)
+
+
 def write_digits(root: Path, classes: int, per_class: int) -> Path:
     """`root/DIGIT/NUMBER.png`: real scans, 8x8 grey."""
     from sklearn.datasets import load_digits

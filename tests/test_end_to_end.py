@@ -117,10 +117,8 @@ def test_the_flow_finds_nothing_to_do_after_repro_and_makes_a_champion(project: 
 
 def test_one_models_learning_rate_reruns_that_model_only(project: Project) -> None:
     """Its own five stages and what gathers all models; by the flow this time, after which DVC has nothing to do."""
-    project.change(
-        "    architecture: modern_cnn\n    learning_rate: 0.1", "    architecture: modern_cnn\n    learning_rate: 0.08"
-    )
-    wanted = {f"{stage}@modern_cnn" for stage in MODEL_STAGES} | {"benchmark", "report"}
+    project.change("    learning_rate: 0.05", "    learning_rate: 0.04")
+    wanted = {f"{stage}@simple_cnn" for stage in MODEL_STAGES} | {"benchmark", "report"}
     assert project.ran(project.run("python -m flows.training --no-promote")) == wanted
     assert project.ran(project.run("dvc repro")) == set()
 
@@ -133,7 +131,7 @@ def test_runs_are_in_mlflow_once(project: Project) -> None:
     experiment = client.get_experiment_by_name("images")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "modern_cnn", "simple_cnn"]
+    assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "simple_cnn", "simple_cnn"]
     for run in runs:
         assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 12

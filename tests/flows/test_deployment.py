@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,12 +38,18 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], cwd: Path, env: dict[str, str]) -> Iterator[None]:
-    """A process that runs during the block."""
-    with subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+    """A process that runs during the block; asked to end, and killed with its children if it does not."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
         try:
             yield
         finally:
             process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:  # Prefect's worker was once seen to ignore SIGTERM
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
