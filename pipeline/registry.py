@@ -229,6 +229,8 @@ def load(name: str, version_or_alias: str) -> Predictor:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
+        if error.error_code == "INTERNAL_ERROR":  # of the server, or none answers
+            raise
         raise ValueError(
             f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({' '.join(str(error).split())[:160]}): "
             f"run `python -m pipeline register` and `python -m pipeline promote` first"

@@ -18,7 +18,7 @@ from pipeline.artifacts import LINEAGE, Dataset, ModelCard, sha256, write_json, 
 from pipeline.config import Export, Params, Registry
 from pipeline.registry import choose, promote, register
 from pipeline.stages.export import export
-from pipeline.tracking import connect, experiment_id, find_run, live_run, sync, sync_or_warn
+from pipeline.tracking import connect, experiment_id, explained, find_run, live_run, sync, sync_or_warn
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import fresh
 
@@ -267,6 +267,20 @@ def test_images_that_taught_the_champion_do_not_test_it(
     connect().set_registered_model_alias(params.registry.name, "champion", "1")  # whoever won before
     with pytest.raises(ValueError, match="every test image has taught version"):
         promote(params, last, card.preprocessing)
+
+
+def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(
+    tracking_folder: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model: register one. Without a server: look at the server."""
+    with pytest.raises(
+        ValueError, match=r"digits@champion is not in the registry .* run `python -m pipeline register`"
+    ):
+        registry.load(params.registry.name, "champion")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match=r"MLflow at http://127\.0\.0\.1:9 failed"), explained():
+        registry.load(params.registry.name, "champion")
 
 
 def test_the_registered_model_needs_no_code_of_ours(
