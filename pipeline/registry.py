@@ -126,6 +126,7 @@ def _log_version(
             ),
             metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
             pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
+            onnx_execution_providers=["CPUExecutionProvider"],  # what was tested; else each load warns of a missing GPU
             save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
         )
     # Resuming the run moved its end: the training did not take until now
