@@ -134,15 +134,16 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     checkpoint = sha256(folder / "checkpoint.safetensors")
     run = find_run(client, params, model, checkpoint) or _backfilled(client, params, model, checkpoint)
     _send_history(client, run.info.run_id, folder / "history.csv")
-    splits = artifacts / "split" / "splits.parquet"
-    digest = sha256(splits) if splits.exists() else ""
+    data = data_lineage(artifacts)
+    digest = data.get("lineage.splits.sha256", "")
     if digest == read_json(folder / LINEAGE)["splits"]:  # what it was trained on; they may have changed since
-        _log_once(
-            client, run, "recorded.splits", digest, lambda: client.log_artifact(run.info.run_id, str(splits), "data")
-        )
-    for key, value in data_lineage(artifacts).items():
-        if run.data.tags.get(key) != value:
-            client.set_tag(run.info.run_id, key, value)
+
+        def send() -> None:
+            client.log_artifact(run.info.run_id, str(artifacts / "split" / "splits.parquet"), "data")
+            for key, value in data.items():
+                client.set_tag(run.info.run_id, key, value)
+
+        _log_once(client, run, "recorded.splits", digest, send)
     for stage in MODEL_STAGES:
         _record(client, run, stage, artifacts / stage / model, checkpoint)
     benchmark = artifacts / "benchmark" / "benchmark.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,8 @@ def test_ingest_with_many_processes_gives_the_same_bytes(tmp_path: Path, digit_f
     assert (tmp_path / "alone.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
 
 
-def _numbered(copy: int):  # type: ignore[no-untyped-def]
-    return lambda source, target: shutil.copy2(source, Path(target).with_name(f"{copy}-{Path(target).name}"))
+def _numbered(copy: int) -> Callable[[str, str], str]:
+    return lambda source, target: shutil.copy2(source, str(Path(target).parent / f"{copy}-{Path(target).name}"))
 
 
 def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path, digit_folder: Path) -> None:

@@ -74,5 +74,5 @@ def test_what_init_cannot_do_it_says_and_writes_nothing(
     path = tmp_path / "params.yaml"
     path.write_text("# mine\n")
     with pytest.raises(ValueError, match=said):
-        init(**arguments, params=path)  # type: ignore[arg-type]
+        init(**arguments, params=path)  # type: ignore[arg-type]  # of the parameters
     assert path.read_text() == "# mine\n"

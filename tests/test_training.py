@@ -97,7 +97,7 @@ def test_each_sample_of_a_batch_has_its_own_draw() -> None:
     image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8).repeat(8, 1, 1, 1)
     knobs = {"rotation": 20, "translation": 0.2, "scale": 0.2, "brightness": 0.4, "contrast": 0.4, "cutout": 0.3}
     for knob, strength in knobs.items():
-        made = Augmenter(Policy(**{knob: strength}), (0.5,) * 3, (0.25,) * 3, CPU, 0)(image)  # type: ignore[arg-type]
+        made = Augmenter(Policy(**{knob: strength}), (0.5,) * 3, (0.25,) * 3, CPU, 0)(image)  # type: ignore[arg-type]  # knobs of floats
         assert len({sample.numpy().tobytes() for sample in made}) == 8, knob
     flipped = Augmenter(Policy(horizontal_flip=True), (0.5,) * 3, (0.25,) * 3, CPU, 0)(image)
     assert len({sample.numpy().tobytes() for sample in flipped}) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
 from pipeline.config import load
@@ -57,7 +57,7 @@ def train(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
-    from pipeline.artifacts import LINEAGE, sha256, write_json
+    from pipeline.artifacts import sha256
     from pipeline.stages.train import train as run
     from pipeline.tracking import live_run, sync_or_warn
     from pipeline.training.loop import Epoch, say
@@ -77,8 +77,7 @@ def train(
             card, material.dataset, material.sample_index, material.class_weights, material.policy, recipe, on_epoch
         )
         checkpoint = _write(out, fitted, card)
-        write_json(out / "metrics.json", metrics)
-        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), "splits": sha256(splits)})
+        _write_metrics(out, metrics, checkpoint, splits=sha256(splits))
         live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
         facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
         facts += [str(fitted.placement.device), fitted.placement.reason]
@@ -95,12 +94,19 @@ def _write(out: Path, fitted: Fitted, card: ModelCard) -> Path:
     return path
 
 
+def _write_metrics(out: Path, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
+    """metrics.json, and beside it the trained checkpoint that they come from."""
+    from pipeline.artifacts import LINEAGE, sha256, write_json
+
+    write_json(out / "metrics.json", metrics)
+    write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), **origin})
+
+
 def prune(
     model: str, source: Path, images: Path, splits: Path, augmented: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Remove channels from the trained network SOURCE and fine-tune what is left."""
-    from pipeline.artifacts import LINEAGE, sha256, write_json
     from pipeline.stages.prune import prune as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
@@ -115,8 +121,7 @@ def prune(
             config.recipe(model), config.prune, say,
         )  # fmt: skip
         _write(out, fitted, card)
-        write_json(out / "metrics.json", metrics)
-        write_json(out / LINEAGE, {"checkpoint": sha256(source)})
+        _write_metrics(out, metrics, source)
         facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
         facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
     sync_or_warn(config, model, out.parent.parent)
@@ -126,7 +131,7 @@ def export(
     model: str, source: Path, pruned: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS
 ) -> None:
     """Export the trained network SOURCE and its PRUNED version to ONNX and prove that they agree with torch."""
-    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json
+    from pipeline.artifacts import read_dataset
     from pipeline.stages.export import export as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
@@ -139,8 +144,7 @@ def export(
             network, card = checkpoint.load(path)
             made[variant] = run(network, card, val_images, val_labels, config.export, out / f"{variant}.onnx")
             facts += [f"{variant} within {made[variant]['largest_difference']:.1e} of torch"]
-        write_json(out / "metrics.json", made)
-        write_json(out / LINEAGE, {"checkpoint": sha256(source)})
+        _write_metrics(out, made, source)
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -149,7 +153,7 @@ def quantize(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Quantize the ONNX files in the folder SOURCE to int8."""
-    from pipeline.artifacts import LINEAGE, read_dataset, sha256, write_json
+    from pipeline.artifacts import read_dataset
     from pipeline.stages.quantize import quantize as run
     from pipeline.tracking import sync_or_warn
 
@@ -161,8 +165,7 @@ def quantize(
             target = out / f"{quantized}.onnx"
             made[quantized] = run(source / f"{variant}.onnx", target, dataset, config.quantize)
             facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
-        write_json(out / "metrics.json", made)
-        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
+        _write_metrics(out, made, checkpoint)
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -171,7 +174,7 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Score the trained network and its variants on the test split."""
-    from pipeline.artifacts import LINEAGE, read_dataset, read_table, sha256, write_json, write_table
+    from pipeline.artifacts import read_dataset, read_table, write_table
     from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.evaluate import evaluate as run
     from pipeline.tracking import sync_or_warn
@@ -182,8 +185,7 @@ def evaluate(
         network, card = load_checkpoint(checkpoint)
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
         result = run(model, network, card, files, read_dataset(images, splits), config.evaluate)
-        write_json(out / "metrics.json", result.metrics)
-        write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint)})
+        _write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():
