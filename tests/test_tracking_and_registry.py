@@ -101,6 +101,16 @@ def test_results_of_another_checkpoint_are_not_sent(artifacts: Path, params: Par
     assert "test_accuracy" not in client.get_run(sync(client, params, MODEL, artifacts)).data.metrics
 
 
+def test_a_run_keeps_the_data_that_it_was_trained_on(artifacts: Path, params: Params, dataset: Dataset) -> None:
+    """New splits lie there before the training runs again: they are not those of the old run."""
+    client = connect()
+    run = sync(client, params, MODEL, artifacts)
+    before = client.get_run(run).data.tags["lineage.splits.sha256"]
+    write_table(artifacts / "split" / "splits.parquet", dataset.splits.assign(split="train"))
+    assert sync(client, params, MODEL, artifacts) == run
+    assert client.get_run(run).data.tags["lineage.splits.sha256"] == before
+
+
 def test_a_server_that_is_down_costs_a_warning_and_nothing_else(
     artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
