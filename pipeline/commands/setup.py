@@ -36,6 +36,8 @@ class Preset:
     min_images_per_class: int = 10
     min_accuracy: float = 0.3
     rounds: int = 30
+    labels: str = "labels.csv"
+    min_similarity: float = 0.9
     learning_rates: dict[str, float] = field(
         default_factory=lambda: {"simple_cnn": 0.05, "modern_cnn": 0.1, "simple_resnet": 0.1}
     )

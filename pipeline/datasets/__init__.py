@@ -1,4 +1,7 @@
-"""One file a source of labelled images. Each defines `find(root) -> list[Entry]`; nothing is decoded there."""
+"""One file a kind of source. Each defines `find(source, root, scratch, labels) -> list[Entry]`; nothing is decoded there.
+
+A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,38 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Entry:
-    """One labelled image.
+    """One labelled image, or what was found in the place of one.
 
     `path` names it to people (relative, with forward slashes); `split` is "", train, val or test, as the source says;
-    `content` is the file, or the pixels (uint8 [H, W, 3]) of a source that keeps no files.
+    `content` is the file, or the pixels (uint8 [H, W, 3]) of a source that keeps no files. `group` is what it shares
+    with other images (a patient, a video), or "". `fault`, where not empty, says why it cannot be an image: an empty
+    class folder, a link that loops, a row without a label; `content` is not looked at then.
     """
 
     path: str
     label: str
     split: str
     content: Path | np.ndarray
+    group: str = ""
+    fault: str = ""
 
 
-def find(source: str, root: Path) -> list[Entry]:
-    """The images of a source, sorted by path. Raises ValueError naming the folder and the mend."""
-    module = importlib.import_module(f"pipeline.datasets.{source}")
-    entries: list[Entry] = module.find(root)
+def sources() -> dict[str, str]:
+    """What `ingest.source` may be, and the module of this package that serves it."""
+    modules = sorted(file.stem for file in Path(__file__).parent.glob("[a-z]*.py"))
+    loaded = {module: importlib.import_module(f"pipeline.datasets.{module}") for module in modules}
+    return {name: stem for stem, module in loaded.items() for name in getattr(module, "NAMES", (stem,))}
+
+
+def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> list[Entry]:
+    """The images of a source, sorted by path.
+
+    `scratch` is an empty folder for files that are needed until they are decoded; the caller deletes it. `labels` is
+    the table of the source `csv`. Raises ValueError naming the folder and the mend.
+    """
+    module = importlib.import_module(f"pipeline.datasets.{sources()[source]}")
+    entries: list[Entry] = module.find(source, root, scratch, labels)
     classes = {entry.label for entry in entries}
     if len(classes) < 2:
-        raise ValueError(f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}: add another folder")
+        raise ValueError(f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}: add another one")
     return entries

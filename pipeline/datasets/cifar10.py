@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.datasets import Entry
 
 
-def find(root: Path) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url, extract_archive
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.datasets import Entry
 
 
-def find(root: Path) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -14,7 +14,7 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 LITTER = {"thumbs.db", "desktop.ini"}  # left by file managers
 
 
-def find(root: Path) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
     folders = _folders(root)
