@@ -27,7 +27,7 @@ SIZE, ROUNDS = 32, 3
 
 def digits(root: Path) -> Path:
     """The embedded images as files."""
-    for entry in find("digits", root):
+    for entry in find("digits", root, root):
         assert isinstance(entry.content, np.ndarray)
         path = root / entry.label / f"{entry.path.rpartition('/')[2]}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,8 @@ def image_folder(root: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(sys.argv[1]) if len(sys.argv) > 1 else digits(Path(folder) / "digits")
-        files = [entry.content for entry in find("image_folder", root) if isinstance(entry.content, Path)]
-        config = Ingest(source="image_folder", root=str(root), image_size=SIZE, strict=False)
+        files = [entry.content for entry in find("image_folder", root, root) if isinstance(entry.content, Path)]
+        config = Ingest(source="image_folder", root=str(root), image_size=SIZE)
         contenders: dict[str, Callable[[], object]] = {
             "ingest (all of it)": lambda: ingest(config, Path(folder) / "images.npy"),
             "plain Pillow loop": lambda: plain_loop(files),

@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, list[Callable[..., None]]] = {
-    "For people": [setup.init, shipping.register, shipping.promote, shipping.predict, shipping.track],
+    "For people": [setup.init, data.accept, shipping.register, shipping.promote, shipping.predict, shipping.track],
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
         *(models.train, models.prune, models.export, models.quantize, models.evaluate),

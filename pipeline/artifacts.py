@@ -20,6 +20,8 @@ from pipeline.preprocessing import Preprocessing
 SPLITS = ("train", "val", "test")
 # Beside the metrics of each model stage: {"checkpoint": SHA-256 of the trained checkpoint that all of it comes from}
 LINEAGE = "lineage.json"
+# In the folder of the reference: the accepted data set's distribution
+PROFILE = "profile.json"
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
 
 
@@ -95,6 +97,22 @@ def read_images(path: Path) -> np.ndarray:
     """
     images: np.ndarray = np.load(path, mmap_mode="c")
     return images
+
+
+class ImageRows:
+    """Some rows of an array of images, which may be larger than memory: they are read when they are asked for."""
+
+    def __init__(self, images_NHWC: np.ndarray, rows: np.ndarray) -> None:
+        self.images_NHWC, self.rows = images_NHWC, rows
+        self.shape = (len(rows), *images_NHWC.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        """uint8 [n, size, size, 3], in memory."""
+        picked: np.ndarray = self.images_NHWC[self.rows[places]]
+        return picked
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Size = Annotated[int, Field(ge=8, le=1024)]
 
 
+CheckName = Literal[
+    "known_classes", "class_images", "readable", "one_label", "near_one_label", "leakage", "copies", "near_duplicates",
+    "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier", "sharpness_outlier", "colour",
+    "drift",
+]  # fmt: skip
+
+
 class Section(BaseModel):
     """One section of params.yaml. Strict: `"3"` is no number and an unknown key is an error."""
 
@@ -54,8 +61,8 @@ class Ingest(Section):
 
 
 class Validate(Section):
-    # Checks whose failure stops the pipeline; all others warn. Their names: pipeline/stages/validate.py
-    critical: list[str] = ["known_classes", "class_images", "readable", "one_label"]
+    # Checks whose failure stops the pipeline; all others warn.
+    critical: list[CheckName] = ["known_classes", "class_images", "readable", "one_label"]
     # The classes that there must be, no more and no fewer; [] = whatever is found.
     classes: list[str] = []
     # Every class needs at least this many images, or it cannot be split three ways.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
+import typer
+
+from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile, summary
 from pipeline.config import load
 
 
@@ -35,37 +38,68 @@ def ingest(
         if config.strict:
             raise ValueError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
         print(f"warning: {said}", file=sys.stderr)
-        lost = sorted(set(found.quarantine["class"].astype(str)) - set(found.manifest["class"]))
-        if lost:
-            raise ValueError(f"no image of class {lost[0]!r} can be read ({quarantine} says why): mend or remove it")
 
 
-def validate(manifest: Path, quarantine: Path, report: Path, docs: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Judge the manifest with Great Expectations."""
-    from pipeline.artifacts import read_table, write_json
-    from pipeline.stages.validate import as_report, raise_critical
+def validate(
+    manifest: Path, quarantine: Path, images: Path, reference: Path, report: Path, pairs: Path, page: Path, docs: Path,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:  # fmt: skip
+    """Judge the data with Great Expectations; REFERENCE is the folder of the accepted profile."""
+    from pipeline.artifacts import PROFILE, read_images, read_json, read_table, write_json, write_table
+    from pipeline.inspection import findings, gallery
     from pipeline.stages.validate import validate as run
 
     config = load(params).validate_
+    accepted = read_json(reference / PROFILE) if (reference / PROFILE).exists() else None
+    aside, pixels = read_table(quarantine), read_images(images)
     with summary("validate") as facts:
-        findings = run(read_table(manifest), read_table(quarantine), config, docs)
-        write_json(report, as_report(findings))
-        facts += [f"{sum(f.passed for f in findings)} of {len(findings)} checks passed", f"Data Docs in {docs}"]
-    for finding in findings:
+        result = run(read_table(manifest), aside, pixels, accepted, config, docs)
+        write_json(report, findings.report(result.findings))
+        write_table(pairs, result.pairs)
+        page.write_text(gallery.page(result.findings, result.images, result.pairs, aside, pixels))
+        facts += [
+            f"{sum(f.passed for f in result.findings)} of {len(result.findings)} checks passed",
+            f"look at {page}",
+        ]
+    for finding in result.findings:
         if not finding.passed:
-            print(f"{finding.severity}: not so at {finding.count:,} images: {finding.says}", file=sys.stderr)
-    raise_critical(findings)
+            named = ", ".join(finding.first)
+            print(f"{finding.severity}: {finding.check}: not so at {finding.count:,} of {finding.of:,}: {finding.says} "
+                  f"({named}{', ...' if finding.count > len(finding.first) else ''})", file=sys.stderr)  # fmt: skip
+    findings.raise_critical(result.findings)
 
 
-def split(manifest: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Put every image into train, val or test."""
+def accept(
+    reference: Annotated[Path, typer.Option(help="The folder that holds the accepted profile.")] = Path(
+        "data/reference"
+    ),
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+) -> None:
+    """Accept the data set that was validated last: later ones are compared with it (drift)."""
+    from pipeline.artifacts import PROFILE, read_json, read_table, write_json
+    from pipeline.inspection.drift import profile
+
+    validation, manifest = artifacts / "validate" / "validation.json", artifacts / "ingest" / "manifest.parquet"
+    if not validation.exists() or not manifest.exists():
+        raise ValueError(f"{validation} is not there: run `dvc repro validate` first")
+    if read_json(validation)["critical_failures"]:
+        raise ValueError(f"the data fail a critical expectation ({validation}): mend them and run `dvc repro validate`")
+    accepted = profile(read_table(manifest))
+    write_json(reference / PROFILE, accepted)
+    print(f"accepted {accepted['images']:,} images of {len(accepted['classes'])} classes; commit {reference / PROFILE}")
+
+
+def split(manifest: Path, pairs: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Put every image into train, val or test; those that OUT holds already stay where they are."""
     from pipeline.artifacts import SPLITS, read_table, write_table
+    from pipeline.stages.split import LEFT_OUT
     from pipeline.stages.split import split as run
 
     with summary("split") as facts:
-        table = run(read_table(manifest), load(params).split)
+        earlier = read_table(out) if out.exists() else None
+        table = run(read_table(manifest), read_table(pairs), earlier, load(params).split)
         write_table(out, table)
-        facts += [f"{(table['split'] == name).sum():,} {name}" for name in SPLITS]
+        facts += [f"{(table['split'] == name).sum():,} {name}" for name in (*SPLITS, LEFT_OUT)]
 
 
 def augment(images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:

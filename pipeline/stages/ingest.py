@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
+import tempfile
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.artifacts import ImageArrayWriter
 from pipeline.config import Ingest
 from pipeline.datasets import Entry, find
-from pipeline.preprocessing import Decoded, Preprocessing, UnreadableImage, read, to_array
+from pipeline.decoding import Block, decode
+from pipeline.preprocessing import Preprocessing
 
-BLOCK = 256  # images that travel between processes at once
-
-MANIFEST_COLUMNS = [
-    "path", "class", "source_split", "width", "height", "mode", "format", "bytes", "sha256", "brightness", "contrast",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Block:
-    """A run of images: `pixels` [n, size, size, 3] of the readable ones, a manifest row each, and the others."""
-
-    pixels_NHWC: np.ndarray
-    rows: list[dict[str, Any]]
-    quarantined: list[dict[str, str]]
+BLOCK = 256  # images that travel between processes at once, at most
+BLOCK_BYTES = 1 << 25  # and what they may weigh
+AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 
 @dataclass(frozen=True)
@@ -50,78 +41,52 @@ def preprocessing_of(config: Ingest) -> Preprocessing:
 
 
 def ingest(config: Ingest, images: Path) -> Ingested:
-    """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest."""
-    entries = find(config.source, Path(config.root))
-    rows: list[dict[str, Any]] = []
-    quarantined: list[dict[str, str]] = []
-    with (
-        ImageArrayWriter(images, config.image_size) as writer,
-        tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
-    ):
-        for block in _decoded(entries, preprocessing_of(config), config.workers or os.cpu_count() or 1):
-            writer.append(block.pixels_NHWC)
-            rows += block.rows
-            quarantined += block.quarantined
-            bar.update(len(block.rows) + len(block.quarantined))
-    return Ingested(
-        pd.DataFrame(rows, columns=MANIFEST_COLUMNS),
-        pd.DataFrame(quarantined, columns=["path", "class", "reason"]),
-    )
+    """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
+
+    The manifest's columns: path, class, source_split, group, width, height, mode, format, bytes, sha256, and those of
+    `pipeline.measures.measure`. Memory is bounded by a few blocks, but for the manifest itself.
+    """
+    images.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch:
+        entries = find(config.source, Path(config.root), Path(scratch), config.labels)
+        blocks: list[Block] = []
+        with (
+            ImageArrayWriter(images, config.image_size) as writer,
+            tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
+        ):
+            for block in _decoded(entries, preprocessing_of(config), config.workers or os.cpu_count() or 1):
+                writer.append(block.pixels_NHWC)
+                blocks.append(Block(block.pixels_NHWC[:0], block.columns, block.quarantined))
+                bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+    return Ingested(_manifest(blocks), _quarantine(blocks))
+
+
+def _manifest(blocks: list[Block]) -> pd.DataFrame:
+    columns = {}
+    for name, first in blocks[0].columns.items():
+        parts = [block.columns[name] for block in blocks]
+        columns[name] = np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain.from_iterable(parts))
+    return pd.DataFrame(columns)
+
+
+def _quarantine(blocks: list[Block]) -> pd.DataFrame:
+    rows = chain.from_iterable(block.quarantined for block in blocks)
+    return pd.DataFrame(rows, columns=["path", "class", "reason"])
 
 
 def _decoded(entries: list[Entry], preprocessing: Preprocessing, workers: int) -> Iterator[Block]:
     """Blocks in the order of `entries`, whatever the number of processes."""
-    jobs = ((entries[i : i + BLOCK], preprocessing) for i in range(0, len(entries), BLOCK))
+    step = max(1, min(BLOCK, BLOCK_BYTES // (preprocessing.size**2 * 3)))
+    jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
     if workers == 1 or len(entries) < 4 * BLOCK:
-        yield from map(_decode_block, jobs)
+        yield from (decode(job, preprocessing) for job in jobs)
         return
     # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_decode_block, jobs)
-
-
-def _decode_block(job: tuple[list[Entry], Preprocessing]) -> Block:
-    entries, preprocessing = job
-    pixels, rows, quarantined = [], [], []
-    for entry in entries:
-        try:
-            content, decoded = _decode(entry, preprocessing)
-        except UnreadableImage as reason:
-            quarantined.append({"path": entry.path, "class": entry.label, "reason": str(reason)})
-            continue
-        pixels.append(to_array(decoded.image, preprocessing))
-        rows.append({
-            "path": entry.path,
-            "class": entry.label,
-            "source_split": entry.split,
-            "width": decoded.width,
-            "height": decoded.height,
-            "mode": decoded.mode,
-            "format": decoded.format,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        })  # fmt: skip
-    side = preprocessing.size
-    block_NHWC = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
-    for row, brightness, contrast in zip(rows, *_light(block_NHWC), strict=True):
-        row |= {"brightness": brightness, "contrast": contrast}
-    return Block(block_NHWC, rows, quarantined)
-
-
-def _decode(entry: Entry, preprocessing: Preprocessing) -> tuple[bytes, Decoded]:
-    if isinstance(entry.content, Path):
-        try:
-            content = entry.content.read_bytes()
-        except OSError as error:
-            raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
-        return content, read(content, preprocessing)
-    height, width = entry.content.shape[:2]
-    image = Image.fromarray(entry.content, "RGB")
-    return entry.content.tobytes(), Decoded(image, width, height, "RGB", "array")
-
-
-def _light(images_NHWC: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each image's luma (ITU-R BT.601), on the 0-1 scale."""
-    luma = images_NHWC @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    flat = luma.reshape(len(luma), -1)
-    return flat.mean(axis=1).round(5).tolist(), flat.std(axis=1).round(5).tolist()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[Block]] = deque()
+        for job in jobs:
+            waiting.append(pool.submit(decode, job, preprocessing))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

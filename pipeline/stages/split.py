@@ -1,44 +1,183 @@
-"""`split`: every image into train, val or test, stratified by class; copies of one file stay together."""
+"""`split`: every image into train, val or test: stratified, groups on one side, and stable while the data set grows.
+
+What is alike (copies, near-duplicates, images of one patient or video) is one group. New groups are put where their
+classes lack images most, in an order that depends on the seed and on the content alone; images that an earlier run has
+split stay where they are. No rule without a memory could do both: keep the old ones still and every share exact.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.config import Split
 
+LEFT_OUT = "left_out"  # of an image that is like one of another side, where it would leak
+RANK = {"test": 2, "val": 1}  # of two sides that share a group the higher keeps it; train and folds come last
+RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
-def split(manifest: pd.DataFrame, config: Split) -> pd.DataFrame:
-    """A row per row of the manifest: path, class, split.
 
-    Images are ranked within their class by a hash of seed and content, so that neither the order nor the names of the
-    files matter. A split of the source's own is kept if `keep_source_splits`; the shares are of what is cut.
-    Raises ValueError naming a class that is too small.
+def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | None, config: Split) -> pd.DataFrame:
+    """A row per row of the manifest: path, class, sha256, split, fold (-1: none), group (a number).
+
+    `pairs` are what `validate` found alike; `earlier` is the table of an earlier run, which counts where it was made by
+    the same rules. `split` is train, val, test or left_out. A split of the source's own is kept if
+    `keep_source_splits`; the shares are of what is cut. Raises ValueError naming a class that is too small.
     """
-    kept = manifest["source_split"].isin(("val", "test")) & config.keep_source_splits
-    splits = manifest["source_split"].where(kept, "train")
-    # The test split is cut first, so that another share for validation does not move it
-    needed = {"test": config.test, "val": config.validation}
-    wanted = {name: share for name, share in needed.items() if name not in set(splits)}
-    for label, images in manifest[~kept].groupby("class"):
-        ranked = sorted(set(images["sha256"]), key=lambda content: _rank(config.seed, content))
-        counts = {name: max(1, round(share * len(ranked))) for name, share in wanted.items()}
-        if sum(counts.values()) >= len(ranked):
-            raise ValueError(
-                f"class {label!r} has {len(ranked)} distinct images, too few for {' + '.join(['train', *wanted])}: "
-                f"add images, or lower split.validation and split.test in params.yaml"
-            )
-        start = 0
-        for name, count in counts.items():
-            chosen = images["sha256"].isin(ranked[start : start + count])
-            splits.loc[images.index[chosen]] = name
-            start += count
-    untrained = sorted(set(manifest["class"]) - set(manifest["class"][splits == "train"]))
+    own = manifest["source_split"].to_numpy(dtype=object)
+    kept = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
+    settled = np.where(kept != "", kept, _remembered(manifest, earlier, config))
+    group = groups(manifest, pairs, config.group_pattern)
+    shares, rest = _shares(config, set(kept))
+    side = _resolve(manifest, pairs, config.group_pattern, group, settled, kept)
+    _deal(manifest, group, side, kept, shares, rest, config.seed)
+    fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
+    table = pd.DataFrame({
+        "path": manifest["path"],
+        "class": manifest["class"],
+        "sha256": manifest["sha256"],
+        "split": np.where(fold < 0, side, np.where(fold == config.fold, "val", "train")).astype(str),
+        "fold": fold,
+        "group": group,
+    })  # fmt: skip
+    untrained = sorted(set(manifest["class"]) - set(table["class"][table["split"] == "train"]))
     if untrained:
         raise ValueError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
-    return manifest[["path", "class"]].assign(split=splits)
+    table.attrs[RULES] = _rules(config)
+    return table
 
 
-def _rank(seed: int, content: str) -> str:
-    return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
+def groups(manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str) -> np.ndarray:
+    """The number of each image's group [N]: what is tied by pairs, by the source's group or by the pattern."""
+    count = len(manifest)
+    links = [pairs[["first", "second"]].to_numpy(dtype=np.int64)]
+    for names in _group_names(manifest, pattern):
+        members = np.flatnonzero(names != "")
+        firsts = pd.Series(members).groupby(names[members]).transform("min")
+        links.append(np.column_stack([firsts, members]).astype(np.int64))
+    first, second = np.concatenate(links).T
+    graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    return numbers
+
+
+def _group_names(manifest: pd.DataFrame, pattern: str) -> Iterator[np.ndarray]:
+    yield manifest["group"].to_numpy(dtype=object)
+    if pattern:
+        found = [re.search(pattern, path) for path in manifest["path"]]
+        if not any(found):
+            raise ValueError(f"split.group_pattern {pattern!r} matches no path, e.g. not {manifest['path'].iloc[0]}")
+        yield np.array([match[1] or "" if match else "" for match in found], dtype=object)
+
+
+def _shares(config: Split, kept: set[str]) -> tuple[dict[str, float], str]:
+    """The sides that are filled, in this order, each with its share of the images that are cut; and where the rest goes.
+
+    The test split comes first, so that another share for validation does not move it.
+    """
+    shares = {} if "test" in kept else {"test": config.test}
+    if config.folds:
+        fold = (1 - sum(shares.values())) / config.folds
+        return shares | {f"fold{i}": fold for i in range(config.folds - 1)}, f"fold{config.folds - 1}"
+    return shares if "val" in kept else shares | {"val": config.validation}, "train"
+
+
+def _rules(config: Split) -> str:
+    """Whatever would make another split. Which of the folds validates would not."""
+    return json.dumps(config.model_dump(exclude={"fold"}), sort_keys=True)
+
+
+def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, config: Split) -> np.ndarray:
+    """Where an earlier run put an image of the same content, else ""."""
+    if earlier is None or earlier.attrs.get(RULES) != _rules(config):
+        return np.full(len(manifest), "", dtype=object)
+    side = earlier["split"].where(earlier["fold"] < 0, "fold" + earlier["fold"].astype(str))
+    known = earlier.assign(side=side)[side != LEFT_OUT].drop_duplicates("sha256").set_index("sha256")["side"]
+    return manifest["sha256"].map(known).fillna("").to_numpy(dtype=object)
+
+
+def _resolve(
+    manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str, group: np.ndarray, settled: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """The side of each image [N] that a settled one decides: its own, that of its group, or left out; else ""."""
+    side = settled.copy()
+    rank = np.array([RANK.get(name, 0) for name in settled])
+    # A new image may tie two old ones together that are not alike: it is left out then, and they stay
+    known = settled != ""
+    firm = pairs[pairs["exact"] | (known[pairs["first"]] & known[pairs["second"]])]
+    among_known = pd.Series(groups(manifest, firm, pattern))
+    side[known & (rank < pd.Series(rank).groupby(among_known).transform("max").to_numpy())] = LEFT_OUT
+    # The others of a group follow the settled ones, unless these disagree or the side is the source's own
+    table = pd.DataFrame({"side": np.where(known, settled, None), "kept": kept != ""}).groupby(group)
+    leader, sides, fixed = (
+        table["side"].transform("first"),
+        table["side"].transform("nunique"),
+        table["kept"].transform("any"),
+    )
+    follows = np.where((sides == 1) & ~fixed, leader, LEFT_OUT)
+    return np.where(known, side, np.where(sides > 0, follows, ""))
+
+
+def _deal(
+    manifest: pd.DataFrame, group: np.ndarray, side: np.ndarray, kept: np.ndarray,
+    shares: dict[str, float], rest: str, seed: int,
+) -> None:  # fmt: skip
+    """Fill `side` where it is empty, group by group, so that every class has its shares of the images that are cut."""
+    classes, class_of = np.unique(manifest["class"], return_inverse=True)
+    cut = (kept == "") & (side != LEFT_OUT)
+    total = np.bincount(class_of[cut], minlength=len(classes))
+    _enough(classes, class_of[cut], group[cut], [*shares, rest])
+    free = np.flatnonzero(side == "")
+    unit_of, _ = pd.factorize(group[free])
+    count = len(free) and unit_of.max() + 1
+    sizes = np.zeros((count, len(classes)), dtype=np.int64)
+    np.add.at(sizes, (unit_of, class_of[free]), 1)
+    queue = _queue(manifest["sha256"].to_numpy()[free], unit_of, sizes, seed)
+    taken = np.full(count, rest, dtype=object)
+    before = 0.0
+    for name, share in shares.items():
+        # Of the running total, so that roundings do not add up
+        target = np.floor((before + share) * total + 0.5) - np.floor(before * total + 0.5)
+        before += share
+        there = np.bincount(class_of[cut & (side == name)], minlength=len(classes))
+        missing = np.where(total > 0, np.maximum(target, 1), 0) - there
+        chosen = _fill(missing, sizes, queue)
+        taken[chosen] = name
+        queue = [unit for unit in queue if unit not in chosen]
+    side[free] = taken[unit_of]
+
+
+def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides: list[str]) -> None:
+    """Raises ValueError naming a class with fewer groups than there are sides."""
+    distinct = pd.Series(group).groupby(class_of).nunique()
+    for number, found in distinct[distinct < len(sides)].items():
+        raise ValueError(
+            f"class {str(classes[number])!r} has {found} distinct images or groups, too few for {' + '.join(sides)}: "
+            f"add images, or lower split.folds, or raise validate.min_similarity where unlike images are taken for alike"
+        )
+
+
+def _queue(contents: np.ndarray, unit_of: np.ndarray, sizes: np.ndarray, seed: int) -> list[int]:
+    """Units in the order in which they are dealt out: groups first, as single images fill the gaps; else by hash."""
+    ranks = [hashlib.sha256(f"{seed}:{content}".encode()).hexdigest() for content in contents]
+    first = pd.Series(ranks, dtype=object).groupby(unit_of).min()
+    return sorted(range(len(sizes)), key=lambda unit: (sizes[unit].sum() == 1, first[unit]))
+
+
+def _fill(missing: np.ndarray, sizes: np.ndarray, queue: list[int]) -> dict[int, None]:
+    """Units, in their order, that bring what is `missing` of each class [classes] nearer to nothing."""
+    chosen = {}
+    for unit in queue:
+        (present,) = sizes[unit].nonzero()
+        wanted, size = missing[present], sizes[unit][present]
+        if np.abs(wanted - size).sum() < np.abs(wanted).sum():
+            missing[present] -= size
+            chosen[unit] = None
+    return chosen

@@ -1,201 +1,172 @@
-"""`validate`: a Great Expectations suite over the manifest; a critical failure stops the pipeline.
-
-Source of the suite's terms: https://docs.greatexpectations.io (expectations, severity, Data Docs).
-"""
+"""`validate`: a Great Expectations suite over the manifest; a critical failure stops the pipeline."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pipeline.config import Validate
-
-if TYPE_CHECKING:
-    from great_expectations.expectations.expectation import Expectation
-
-FIRST = 5  # paths that are named for a failed expectation
-# Data Docs file their pages under the time of the run; a fixed one keeps DVC's outputs comparable
-RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+from pipeline.config import CheckName, Validate
+from pipeline.inspection.alike import alike, partners
+from pipeline.inspection.drift import drift
+from pipeline.inspection.expectations import Bounds, judge
+from pipeline.inspection.findings import FIRST, Finding
 
 
 @dataclass(frozen=True)
-class Check:
-    """One expectation on one column of the measured manifest.
+class Validation:
+    """`images` is the manifest with what was compared across rows; `pairs` are copies and near-duplicates."""
 
-    `says` is the sentence for people; `minimum` and `maximum` bound the column; `tolerated` is the share of images
-    that may lie outside.
+    findings: list[Finding]
+    images: pd.DataFrame
+    pairs: pd.DataFrame
+
+
+def validate(
+    manifest: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    images_NHWC: np.ndarray,
+    accepted: dict[str, Any] | None,
+    config: Validate,
+    docs: Path,
+) -> Validation:
+    """Judge the data; Data Docs (HTML) are written to the folder `docs`. Look at `findings.raise_critical` next.
+
+    `accepted` is the profile of the data set that was accepted before (see `pipeline.inspection.drift`), if any.
     """
-
-    name: str
-    says: str
-    column: str
-    severity: str
-    minimum: float | None = None
-    maximum: float | None = None
-    tolerated: float = 0.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of a check: `count` images of `of` are outside, `first` are paths of some of them."""
-
-    check: str
-    says: str
-    severity: str
-    passed: bool
-    count: int
-    of: int
-    first: list[str]
-
-
-def checks(config: Validate) -> list[Check]:
-    """What is asked of the data; adding a check is adding a line."""
-    low, high = config.brightness
-    some = config.tolerated
-    return [
-        Check("images per class", f"every class has at least {config.min_images_per_class} images", "class_images",
-              "critical", minimum=config.min_images_per_class),
-        Check("readable", f"at most {config.max_quarantined:.1%} of the files are unreadable", "share_quarantined",
-              "critical", maximum=config.max_quarantined),
-        Check("one label", "no image stands under two labels", "labels_of_content", "critical", maximum=1),
-        Check("no leakage", "no image stands in two splits of the source", "splits_of_content", "warning", maximum=1),
-        Check("no duplicates", "no file stands twice", "copies_of_content", "warning", maximum=1),
-        Check("balance", f"the largest class is at most {config.max_imbalance:g} times any other", "times_smaller",
-              "warning", maximum=config.max_imbalance),
-        Check("side", f"sides are at least {config.min_side} pixels", "short_side", "warning",
-              minimum=config.min_side, tolerated=some),
-        Check("aspect", f"the longer side is at most {config.max_aspect:g} times the shorter", "aspect", "warning",
-              maximum=config.max_aspect, tolerated=some),
-        Check("brightness", f"mean brightness lies between {low:g} and {high:g}", "brightness", "warning",
-              minimum=low, maximum=high, tolerated=some),
-        Check("contrast", f"contrast is at least {config.min_contrast:g}", "contrast", "warning",
-              minimum=config.min_contrast, tolerated=some),
+    if manifest.empty:
+        why = f", first {quarantine.iloc[0]['path']}: {quarantine.iloc[0]['reason']}" if len(quarantine) else ""
+        raise ValueError(f"not one image could be read{why}: quarantine.csv says why for each file")
+    pairs = alike(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
+    images = compared(manifest, pairs)
+    missing, unknown = _classes(manifest, quarantine, config.classes)
+    shifts = drift(accepted, manifest) if accepted else {}
+    facts = pd.DataFrame({
+        "wrong_classes": [len(missing) + len(unknown)],
+        "share_quarantined": [len(quarantine) / (len(manifest) + len(quarantine))],
+        "drift": [max(shifts.values(), default=0.0)],
+    })  # fmt: skip
+    about_images, about_all = image_checks(config), dataset_checks(config, compare=accepted is not None)
+    tables = {"images": (images, about_images), "dataset": (facts, about_all)}
+    passed = judge(tables, not_null=manifest.columns.tolist(), docs=docs)
+    named = {
+        "known_classes": [f"{name} (no image)" for name in missing] + [f"{name} (not expected)" for name in unknown],
+        "readable": quarantine["path"].tolist(),
+        "drift": [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift],
+    }
+    of = {"known_classes": manifest["class"].nunique() + len(missing), "drift": len(shifts)}
+    findings = [
+        Finding(check.name, check.says, check.severity, passed[check.name], len(named[check.name]),
+                of.get(check.name, len(manifest) + len(quarantine)), named[check.name][:FIRST])
+        for check in about_all
     ]  # fmt: skip
+    for check in about_images:
+        rows = np.flatnonzero(check.missed_by(images)).tolist()
+        first = images["path"].iloc[rows[:FIRST]].tolist()
+        findings.append(
+            Finding(check.name, check.says, check.severity, passed[check.name], len(rows), len(images), first, rows)
+        )
+    return Validation(findings, images, pairs)
 
 
-def measured(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> pd.DataFrame:
+def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """The manifest with a column for whatever a check compares across rows."""
     content = manifest.groupby("sha256")
     per_class = manifest.groupby("class")["path"].transform("size")
     sides = manifest[["width", "height"]]
+    side = np.sqrt(sides.prod(axis=1))
+    times = side / side.median()
+    near = pairs[~pairs["exact"]]
+    count, labels, splits = len(manifest), manifest["class"].to_numpy(), manifest["source_split"].to_numpy()
+    colourless = manifest["mode"].isin(("1", "L", "LA", "I", "I;16", "F")) | (manifest["colourfulness"] < GREY)
     return manifest.assign(
         class_images=per_class,
-        times_smaller=per_class.max() / per_class if len(manifest) else 0.0,
-        share_quarantined=len(quarantine) / max(1, len(manifest) + len(quarantine)),
+        times_smaller=per_class.max() / per_class,
+        copies=content["path"].transform("size"),
         labels_of_content=content["class"].transform("nunique"),
-        splits_of_content=content["source_split"].transform("nunique"),
-        copies_of_content=content["path"].transform("size"),
+        near_duplicates=partners(near, count),
+        near_labels=partners(near, count, differ=labels),
+        leaks=partners(near, count, differ=splits) + content["source_split"].transform("nunique") - 1,
         short_side=sides.min(axis=1),
         aspect=sides.max(axis=1) / sides.min(axis=1),
+        size_ratio=np.maximum(times, 1 / times),
+        brightness_outlier=_deviations(manifest["brightness"]).abs(),
+        # Only blur is a fault; and sharpness is a matter of factors, hence the logarithm
+        sharpness_outlier=-_deviations(np.log1p(manifest["sharpness"])).clip(upper=0),
+        # Where most images are grey, grey is no fault
+        colourless=(colourless & (colourless.mean() < 0.5)).astype(int),
     )
 
 
-def validate(manifest: pd.DataFrame, quarantine: pd.DataFrame, config: Validate, docs: Path) -> list[Finding]:
-    """Judge the manifest; Data Docs (HTML) are written to the folder `docs`. Look at `raise_critical` next."""
-    if manifest.empty:
-        raise ValueError("not one image could be read: quarantine.csv says why for each file")
-    table = measured(manifest, quarantine)
-    asked = checks(config)
-    outcome = _run_suite(table, manifest.columns, asked, docs)
-    return [_finding(check, table, quarantine, passed) for check, passed in zip(asked, outcome, strict=True)]
+GREY = 0.5  # colourfulness under which nobody sees a colour
+NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
 
 
-def raise_critical(findings: list[Finding]) -> None:
-    """Raises ValueError with the first critical failure: the expectation, the count and the first paths."""
-    failed = [finding for finding in findings if not finding.passed and finding.severity == "critical"]
-    if failed:
-        first = failed[0]
-        others = f" (and {len(failed) - 1} more critical failures)" if len(failed) > 1 else ""
-        raise ValueError(
-            f"the data fail a critical expectation, {first.says!r}, at {first.count:,} of {first.of:,} images, first: "
-            f"{', '.join(first.first)}{others}: mend the data, or the thresholds under `validate` in params.yaml"
-        )
+def _deviations(values: pd.Series) -> pd.Series:
+    """Distance from the median in robust standard deviations (Iglewicz and Hoaglin 1993)."""
+    from_median = values - values.median()
+    spread = float(from_median.abs().median()) / 0.6745
+    return from_median / max(spread, NEGLIGIBLE)
 
 
-def as_report(findings: list[Finding]) -> dict[str, Any]:
-    """validation.json"""
-    return {
-        "passed": all(finding.passed for finding in findings),
-        "critical_failures": sum(not f.passed and f.severity == "critical" for f in findings),
-        "warnings": sum(not f.passed and f.severity == "warning" for f in findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
+def _classes(manifest: pd.DataFrame, quarantine: pd.DataFrame, wanted: list[str]) -> tuple[list[str], list[str]]:
+    """Classes without a readable image, and classes that are not wanted (none, where any will do)."""
+    there = set(manifest["class"])
+    known = set(wanted) or there | set(quarantine["class"])
+    return sorted(known - there), sorted(there - known)
 
 
-def _finding(check: Check, table: pd.DataFrame, quarantine: pd.DataFrame, passed: bool) -> Finding:
-    if check.column == "share_quarantined":  # a column of the readable ones, about the others
-        paths, of = quarantine["path"], len(table) + len(quarantine)
-        first = paths.head(FIRST).tolist()
-        return Finding(check.name, check.says, check.severity, passed, len(paths), of, first)
-    values = table[check.column]
-    outside = pd.Series(False, index=table.index)
-    if check.minimum is not None:
-        outside |= values < check.minimum
-    if check.maximum is not None:
-        outside |= values > check.maximum
-    paths = table.loc[outside, "path"]
-    return Finding(
-        check.name, check.says, check.severity, passed, int(outside.sum()), len(table), paths.head(FIRST).tolist()
-    )
+def dataset_checks(config: Validate, compare: bool) -> list[Bounds]:
+    """What is asked of the data set as a whole."""
+    classes = f"the classes are {', '.join(config.classes)}" if config.classes else "every class has a readable image"
+    bounds = [
+        _check(config, "known_classes", classes, "wrong_classes", maximum=0),
+        _check(config, "readable", f"at most {config.max_quarantined:.1%} of the files are unreadable",
+               "share_quarantined", maximum=config.max_quarantined),
+    ]  # fmt: skip
+    if compare:
+        says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
+        bounds.append(_check(config, "drift", says, "drift", maximum=config.max_drift))
+    return bounds
 
 
-def _run_suite(table: pd.DataFrame, columns: pd.Index, asked: list[Check], docs: Path) -> list[bool]:
-    """Run the checks, and `not null` for every column of the manifest, in one suite; the checks' verdicts."""
-    import great_expectations as gx
-    from great_expectations.core.run_identifier import RunIdentifier
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    context.add_data_docs_site(
-        "docs",
-        {
-            "class_name": "SiteBuilder",
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())},
-        },
-    )
-    asset = context.data_sources.add_pandas("images").add_dataframe_asset("manifest")
-    batch = asset.add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name="images"))
-    expectations = [_expectation(check) for check in asked]
-    for expectation in expectations:
-        suite.add_expectation(expectation)
-    for column in columns:
-        suite.add_expectation(ExpectColumnValuesToNotBeNull(column=column, severity=FailureSeverity.CRITICAL))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name="manifest", data=batch, suite=suite))
-    checkpoint = context.checkpoints.add(gx.Checkpoint(name="ingested", validation_definitions=[definition]))
-    result = checkpoint.run(
-        batch_parameters={"dataframe": table}, run_id=RunIdentifier(run_name="validate", run_time=RUN_TIME)
-    )
-    context.build_data_docs()
-    (run,) = result.run_results.values()
-    verdicts = {
-        (r.expectation_config.type, r.expectation_config.kwargs["column"]): bool(r.success)
-        for r in run.results
-        if r.expectation_config is not None
-    }
-    nulls = [c for c in columns if not verdicts["expect_column_values_to_not_be_null", c]]
-    if nulls:
-        raise ValueError(f"the manifest has empty values in {', '.join(nulls)}: run `dvc repro --force ingest`")
-    return [verdicts["expect_column_values_to_be_between", check.column] for check in asked]
+def image_checks(config: Validate) -> list[Bounds]:
+    """What is asked of each image; adding a check is adding a line, and its name to `config.CheckName`."""
+    low, high = config.brightness
+    some = config.tolerated
+    return [
+        _check(config, "class_images", f"every class has at least {config.min_images_per_class} images",
+               "class_images", minimum=config.min_images_per_class),
+        _check(config, "one_label", "no image stands under two labels", "labels_of_content", maximum=1),
+        _check(config, "near_one_label", "no near-duplicates stand under two labels", "near_labels", maximum=0),
+        _check(config, "leakage", "no image stands, or nearly so, in two splits of the source", "leaks", maximum=0),
+        _check(config, "copies", "no file stands twice", "copies", maximum=1),
+        _check(config, "near_duplicates", "no image is nearly the same as another", "near_duplicates", maximum=0),
+        _check(config, "balance", f"the largest class is at most {config.max_imbalance:g} times any other",
+               "times_smaller", maximum=config.max_imbalance),
+        _check(config, "side", f"sides are at least {config.min_side} pixels", "short_side", minimum=config.min_side),
+        _check(config, "aspect", f"the longer side is at most {config.max_aspect:g} times the shorter", "aspect",
+               maximum=config.max_aspect),
+        _check(config, "size", f"no image is over {config.max_size_ratio:g} times larger or smaller than the median",
+               "size_ratio", maximum=config.max_size_ratio),
+        _check(config, "brightness", f"mean brightness lies between {low:g} and {high:g}", "brightness",
+               minimum=low, maximum=high, tolerated=some),
+        _check(config, "contrast", f"contrast is at least {config.min_contrast:g}", "contrast",
+               minimum=config.min_contrast, tolerated=some),
+        _check(config, "brightness_outlier", f"brightness is within {config.max_outlier:g} deviations of the others",
+               "brightness_outlier", maximum=config.max_outlier, tolerated=some),
+        _check(config, "sharpness_outlier", f"no image is over {config.max_outlier:g} deviations more blurred",
+               "sharpness_outlier", maximum=config.max_outlier, tolerated=some),
+        _check(config, "colour", "no image is grey among coloured ones", "colourless", maximum=0, tolerated=some),
+    ]  # fmt: skip
 
 
-def _expectation(check: Check) -> Expectation:
-    from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    return ExpectColumnValuesToBeBetween(
-        column=check.column,
-        min_value=check.minimum,
-        max_value=check.maximum,
-        mostly=1 - check.tolerated,
-        severity=FailureSeverity(check.severity),
-        notes=check.says,
-    )
+def _check(
+    config: Validate, name: CheckName, says: str, column: str,
+    minimum: float | None = None, maximum: float | None = None, tolerated: float = 0.0,
+) -> Bounds:  # fmt: skip
+    severity = "critical" if name in config.critical else "warning"
+    return Bounds(name, says, column, severity, minimum, maximum, tolerated)

@@ -1,0 +1,58 @@
+"""Has the data set moved away from the one that was accepted? Population stability index on every measure.
+
+PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Under "no drift" PSI / (1/n + 1/m)
+follows a chi-square distribution (B. Yurdakul, Statistical Properties of Population Stability Index, 2018), which keeps
+small data sets from being accused by chance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MEASURES = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
+BINS = 10
+CHANCE = 0.01  # a shift that is at least this likely by chance is none
+NEVER = 1e-4  # share that stands for an empty bin
+
+
+def profile(manifest: pd.DataFrame) -> dict[str, Any]:
+    """What is kept of an accepted data set: number of images, images per class, deciles of each measure and counts."""
+    measures = {}
+    for name in MEASURES:
+        values = manifest[name].to_numpy(dtype=np.float64)
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
+        measures[name] = {"edges": edges.tolist(), "counts": _counts(values, edges).tolist()}
+    return {
+        "images": len(manifest),
+        "classes": manifest["class"].value_counts().sort_index().to_dict(),
+        "measures": measures,
+    }
+
+
+def drift(accepted: dict[str, Any], manifest: pd.DataFrame) -> dict[str, float]:
+    """PSI of each measure and of the classes; 0 where the difference may be chance."""
+    shifts = {}
+    for name, known in accepted["measures"].items():
+        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.asarray(known["edges"]))
+        shifts[name] = _psi(np.asarray(known["counts"]), now)
+    classes = sorted({*accepted["classes"], *manifest["class"]})
+    before = np.array([accepted["classes"].get(name, 0) for name in classes])
+    shifts["classes"] = _psi(before, manifest["class"].value_counts().reindex(classes, fill_value=0).to_numpy())
+    return shifts
+
+
+def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+
+
+def _psi(before: np.ndarray, now: np.ndarray) -> float:
+    from scipy.stats import chi2
+
+    before_total, now_total = before.sum(), now.sum()
+    p, q = np.maximum(before / before_total, NEVER), np.maximum(now / now_total, NEVER)
+    psi = float(((q - p) * np.log(q / p)).sum())
+    by_chance = chi2.sf(psi / (1 / before_total + 1 / now_total), max(1, len(before) - 1))
+    return psi if by_chance < CHANCE else 0.0

@@ -1,0 +1,93 @@
+"""Pairs of images that show the same picture: encoded again, made lighter, cropped a little, ...
+
+Candidates by their perceptual hashes, confirmed by the correlation of their pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import ImageRows
+
+COMPARED = 1 << 22  # hashes that are compared at once: 32 MB
+CONFIRMED = 1 << 25  # bytes of pixels that are compared at once
+SIDE = 32  # pictures are compared at this size or less
+MOST = 50  # pairs an image, on average: beyond that the images are alike by nature
+FLAT = 1.0  # grey levels: a picture with less contrast resembles any other
+
+
+def find_pairs(hashes: np.ndarray, images: ImageRows, max_hash_distance: int, min_similarity: float) -> pd.DataFrame:
+    """All pairs of `images` that are near-duplicates: `first` < `second`, `distance`, `similarity`.
+
+    `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
+    of brightness and contrast do not touch. Every image is compared with every other: 60,000 take seconds, a million
+    minutes. Raises ValueError where the images are too much alike to tell.
+    """
+    if min_similarity >= 1:  # exact copies are found by their checksum
+        return pd.DataFrame({"first": [], "second": [], "distance": [], "similarity": []}).astype(
+            {"first": int, "second": int, "distance": int}
+        )
+    found, count = [], 0
+    for first, second, distance in _candidates(hashes, max_hash_distance):
+        similarity = _similarity(images, first, second)
+        sure = similarity >= min_similarity
+        count += int(sure.sum())
+        if count > MOST * len(hashes):
+            raise ValueError(
+                f"more than {MOST} near-duplicates an image: these images are alike by nature, so raise "
+                f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
+            )
+        pairs = pd.DataFrame({"first": first, "second": second, "distance": distance, "similarity": similarity})
+        found.append(pairs[sure])
+    return pd.concat(found, ignore_index=True).sort_values(["first", "second"], ignore_index=True)
+
+
+def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Blocks of pairs (first, second, distance) whose hashes differ in at most `most` bits; the last may be empty."""
+    step = max(1, COMPARED // max(1, len(hashes)))
+
+    def compare(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = hashes[start : start + step]
+        distance = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
+        row, column = np.nonzero(distance <= most)
+        later = column > row
+        row, column = row[later], column[later]
+        return row + start, column + start, distance[row, column].astype(int)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter while it compares
+        yield from pool.map(compare, range(0, len(hashes), step))
+
+
+def _similarity(images: ImageRows, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Correlation [len(first)] of pairs of images, block by block."""
+    side = images.shape[1]
+    block = max(1, CONFIRMED // (side * side * 3 * 8))
+    parts = [
+        _correlation(_thumbnails(images[first[i : i + block]]), _thumbnails(images[second[i : i + block]]))
+        for i in range(0, len(first), block)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _thumbnails(images_NHWC: np.ndarray) -> np.ndarray:
+    """Block means at about SIDE pixels, without each channel's mean: float32 [N, pixels * 3]."""
+    count, side = images_NHWC.shape[:2]
+    factor = max(1, side // SIDE)
+    kept = side // factor * factor
+    small = images_NHWC[:, :kept, :kept].reshape(count, kept // factor, factor, kept // factor, factor, 3)
+    pixels = small.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1, 3)
+    centred: np.ndarray = (pixels - pixels.mean(axis=1, keepdims=True)).reshape(count, -1)
+    return centred
+
+
+def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    product = np.einsum("np,np->n", left, right)
+    flat = lengths < FLAT**2 * left.shape[1]
+    correlation: np.ndarray = np.where(flat, 0.0, product / np.where(flat, 1.0, lengths))
+    return correlation
