@@ -95,8 +95,8 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
 
 
 def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    """By libjpeg-turbo without Pillow's detours: the same pixels in a seventh of the time, and it is strict: damage in
-    mid-file, which Pillow passes over, is an error. The first picture counts: cameras put a preview behind the photo."""
+    """By libjpeg-turbo without Pillow's detours: the same pixels in a seventh of the time, and damage in mid-file,
+    which Pillow passes over, is an error. The first picture counts: cameras put a preview behind the photo."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     if colours in ("CMYK", "YCCK"):  # print colours: Pillow knows about Adobe's inverted ones
         return _read_other(content, preprocessing)

@@ -38,7 +38,7 @@ def alike(
 
 
 def partners(pairs: pd.DataFrame, count: int, differ: np.ndarray | None = None) -> np.ndarray:
-    """Of each of `count` rows, in how many of the pairs it stands; with `differ` [count], only pairs that differ there."""
+    """Of each of `count` rows, in how many pairs it stands; with `differ` [count], of those that differ there."""
     if differ is not None:
         first, second = differ[pairs["first"]], differ[pairs["second"]]
         pairs = pairs[first != second]

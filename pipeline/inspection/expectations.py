@@ -14,7 +14,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from great_expectations import ValidationDefinition
-    from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
     from great_expectations.expectations.expectation import Expectation
 
 # Data Docs file their pages under the time of the run; a fixed one keeps DVC's outputs comparable
@@ -23,7 +23,7 @@ RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Bounds:
-    """One expectation on one column: its name, the sentence for people, the bounds, and the share that may miss them."""
+    """One expectation on one column: name, sentence for people, bounds, and the share of rows that may miss them."""
 
     name: str
     says: str

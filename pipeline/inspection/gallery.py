@@ -102,11 +102,11 @@ def _pairs(check: str, images: pd.DataFrame, pairs: pd.DataFrame, pixels_NHWC: n
     chosen = chosen.sort_values("similarity", ascending=False, kind="stable").head(MOST)
     return [
         Shown(
-            [thumbnail(pixels_NHWC[row]) for row in (pair.first, pair.second)],
-            [pair.first_path, pair.second_path],
-            "the same bytes" if pair.exact else f"similarity {pair.similarity:.3f}",
+            [thumbnail(pixels_NHWC[pair[row]]) for row in ("first", "second")],
+            [pair["first_path"], pair["second_path"]],
+            "the same bytes" if pair["exact"] else f"similarity {pair['similarity']:.3f}",
         )
-        for pair in chosen.itertuples()
+        for pair in chosen.to_dict("records")
     ]
 
 

@@ -58,8 +58,8 @@ def _laplacian_variance(luma_NHW: np.ndarray) -> np.ndarray:
     edges += luma_NHW[:, 1:-1, :-2]
     edges += luma_NHW[:, 1:-1, 2:]
     flat = edges.reshape(len(edges), -1)
-    variance: np.ndarray = np.einsum("np,np->n", flat, flat) / flat.shape[1] - flat.mean(axis=1) ** 2
-    return np.maximum(variance, 0)
+    variance: np.ndarray = np.maximum(np.einsum("np,np->n", flat, flat) / flat.shape[1] - flat.mean(axis=1) ** 2, 0)
+    return variance
 
 
 def _perceptual_hash(luma_NHW: np.ndarray) -> np.ndarray:
@@ -80,4 +80,5 @@ def _cosines(side: int) -> np.ndarray:
     frequency, place = np.arange(HASH_SIDE)[:, None], np.arange(side)[None, :]
     basis = np.cos(np.pi * (2 * place + 1) * frequency / (2 * side)) * np.sqrt(2 / side)
     basis[0] /= np.sqrt(2)
-    return basis.astype(np.float32)
+    rounded: np.ndarray = basis.astype(np.float32)
+    return rounded

@@ -78,7 +78,7 @@ def _group_names(manifest: pd.DataFrame, pattern: str) -> Iterator[np.ndarray]:
 
 
 def _shares(config: Split, kept: set[str]) -> tuple[dict[str, float], str]:
-    """The sides that are filled, in this order, each with its share of the images that are cut; and where the rest goes.
+    """The sides that are filled, in this order, with their shares of the images that are cut; and where the rest goes.
 
     The test split comes first, so that another share for validation does not move it.
     """
@@ -115,7 +115,8 @@ def _resolve(
     among_known = pd.Series(groups(manifest, firm, pattern))
     side[known & (rank < pd.Series(rank).groupby(among_known).transform("max").to_numpy())] = LEFT_OUT
     # The others of a group follow the settled ones, unless these disagree or the side is the source's own
-    table = pd.DataFrame({"side": np.where(known, settled, None), "kept": kept != ""}).groupby(group)
+    decided = pd.Series(settled).where(known)
+    table = pd.DataFrame({"side": decided, "kept": kept != ""}).groupby(group)
     leader, sides, fixed = (
         table["side"].transform("first"),
         table["side"].transform("nunique"),
@@ -150,34 +151,35 @@ def _deal(
         missing = np.where(total > 0, np.maximum(target, 1), 0) - there
         chosen = _fill(missing, sizes, queue)
         taken[chosen] = name
-        queue = [unit for unit in queue if unit not in chosen]
+        queue = [unit for unit in queue if taken[unit] == rest]
     side[free] = taken[unit_of]
 
 
 def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides: list[str]) -> None:
     """Raises ValueError naming a class with fewer groups than there are sides."""
     distinct = pd.Series(group).groupby(class_of).nunique()
-    for number, found in distinct[distinct < len(sides)].items():
+    for number in distinct.index[distinct < len(sides)].tolist():
         raise ValueError(
-            f"class {str(classes[number])!r} has {found} distinct images or groups, too few for {' + '.join(sides)}: "
-            f"add images, or lower split.folds, or raise validate.min_similarity where unlike images are taken for alike"
+            f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
+            f"{' + '.join(sides)}: add images, lower split.folds, or raise validate.min_similarity where images that "
+            f"are not alike are taken for it"
         )
 
 
 def _queue(contents: np.ndarray, unit_of: np.ndarray, sizes: np.ndarray, seed: int) -> list[int]:
     """Units in the order in which they are dealt out: groups first, as single images fill the gaps; else by hash."""
     ranks = [hashlib.sha256(f"{seed}:{content}".encode()).hexdigest() for content in contents]
-    first = pd.Series(ranks, dtype=object).groupby(unit_of).min()
+    first = pd.Series(ranks, dtype=object).groupby(unit_of).min().tolist()
     return sorted(range(len(sizes)), key=lambda unit: (sizes[unit].sum() == 1, first[unit]))
 
 
-def _fill(missing: np.ndarray, sizes: np.ndarray, queue: list[int]) -> dict[int, None]:
+def _fill(missing: np.ndarray, sizes: np.ndarray, queue: list[int]) -> list[int]:
     """Units, in their order, that bring what is `missing` of each class [classes] nearer to nothing."""
-    chosen = {}
+    chosen = []
     for unit in queue:
         (present,) = sizes[unit].nonzero()
         wanted, size = missing[present], sizes[unit][present]
         if np.abs(wanted - size).sum() < np.abs(wanted).sum():
             missing[present] -= size
-            chosen[unit] = None
+            chosen.append(unit)
     return chosen
