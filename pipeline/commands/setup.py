@@ -87,7 +87,8 @@ def _table_in(images: Path) -> str:
     """A hint for a folder whose labels stand in a table."""
     from pipeline.datasets.table import describes_images
 
-    tables = sorted(path for path in images.glob("*") if path.suffix.lower() in TABLES and describes_images(path))
+    candidates = sorted(path for path in images.glob("*") if path.suffix.lower() in TABLES and path.is_file())
+    tables = [table for table in candidates if describes_images(table)]
     return f"; for the labels in its table say --images {tables[0]}" if len(tables) == 1 else ""
 
 
