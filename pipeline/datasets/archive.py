@@ -36,14 +36,20 @@ def _unpack(archive: Path, scratch: Path) -> None:
         else:
             with tarfile.open(archive) as opened_tar:
                 opened_tar.extractall(scratch, filter="data")  # PEP 706: nothing outside, no devices
+                while opened_tar.fileobj and opened_tar.fileobj.read(1 << 20):
+                    pass  # the checksum of a .gz stands at its end, which tarfile leaves unread
     except tarfile.FilterError as error:
         raise ValueError(f"{archive} is not unpacked, as it is not safe ({error}): pack it again") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         raise ValueError(
-            f"{archive} cannot be unpacked ({error}): it is damaged, or neither a .zip nor a .tar (.gz, .bz2, .xz)"
+            f"{archive} cannot be unpacked ({_line(error)}): damaged, or neither a .zip nor a .tar (.gz, .bz2, .xz)"
         ) from None
     except OSError as error:  # a checksum of gzip or bzip2; a full disk
         raise ValueError(f"{archive} cannot be unpacked ({error}): is it damaged, or the disk full?") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _refuse(archive: Path, members: list[zipfile.ZipInfo]) -> None:
