@@ -178,6 +178,19 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad", "scratch"]
 
 
+def test_links_inside_an_archive_are_followed(root: Path, tmp_path: Path) -> None:
+    """A class that links to another one's folder is read; a lone link back to the top ends in a sentence."""
+    (root / "again").symlink_to("digit-1")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "tar", root))
+    assert "again/000.png" in {entry.path for entry in archive_entries(archive)}
+    shutil.rmtree(tmp_path / "scratch")
+    write_tar(tmp_path / "loop", link("a", "."))
+    with pytest.raises(
+        ValueError, match=r"loop: a classifier needs .* \(a: a link to a folder that holds it \(loop\)\)"
+    ):
+        archive_entries(tmp_path / "loop")
+
+
 def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
     """The flag of an encrypted member is set, as by `zip -e`."""
     archive = tmp_path / "secret.zip"

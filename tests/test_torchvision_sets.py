@@ -7,10 +7,14 @@ import hashlib
 import io
 import pickle
 import tarfile
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -124,9 +128,12 @@ def jpeg(pixels_HWC: np.ndarray) -> bytes:
 
 
 def write_eurosat(root: Path, patch: Patch) -> None:
-    """Unpacked, as the MD5 of its archive cannot be patched."""
-    for i, name in enumerate(("Forest", "River", "SeaLake")):
-        write(root / "eurosat" / "2750" / name / f"{name}_{i + 1}.jpg", jpeg(PIXELS_NHWC[i]))
+    """The MD5 of its archive is a constant inside a method: that comparison alone is left out."""
+    (root / "eurosat").mkdir(parents=True)
+    with zipfile.ZipFile(root / "eurosat" / "EuroSAT.zip", "w") as archive:
+        for i, name in enumerate(("Forest", "River", "SeaLake")):
+            archive.writestr(f"2750/{name}/{name}_{i + 1}.jpg", jpeg(PIXELS_NHWC[i]))
+    patch.setattr(sets.utils, "check_md5", lambda *_: True)
 
 
 def write_flowers102(root: Path, patch: Patch) -> None:
@@ -163,17 +170,22 @@ CASES: dict[str, tuple[Callable[[Path, Patch], None], list[str], list[str], int]
 }
 
 
+def found(name: str, root: Path) -> list[Entry]:
+    """The files of `scratch` are left for the test."""
+    return find(name, root, Path(tempfile.mkdtemp(dir=root.parent)))
+
+
 def decoded(entry: Entry) -> np.ndarray:
     return np.asarray(Image.open(entry.content)) if isinstance(entry.content, Path) else entry.content
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_set_that_is_there_is_read(tmp_path: Path, monkeypatch: Patch, name: str) -> None:
-    """Splits, labels and pixels are the official ones; a second time nothing is needed but what was unpacked."""
+    """Splits, labels and pixels are the official ones, and the second time the same."""
     write_files, splits, labels, side = CASES[name]
-    write_files(tmp_path, monkeypatch)
+    write_files(tmp_path / "root", monkeypatch)
     for _ in range(2):
-        entries = find(name, tmp_path, Path("unused"))
+        entries = found(name, tmp_path / "root")
         assert sorted((e.split, e.label) for e in entries) == sorted((s, label) for s in splits for label in labels)
         assert [entry.path for entry in entries] == sorted({entry.path for entry in entries})
         for entry in entries:
@@ -214,8 +226,8 @@ def no_network(monkeypatch: Patch) -> None:
 def test_a_set_that_cannot_be_had_says_what_to_do(tmp_path: Path, name: str, needed: str) -> None:
     """The sentence names the reason, the files, their checksums and where to put them."""
     with pytest.raises(ValueError, match=rf"cannot be downloaded \(.*\): connect .* put {needed}") as raised:
-        find(name, tmp_path, Path("unused"))
-    assert f"into {tmp_path} by hand" in str(raised.value)
+        found(name, tmp_path / "root")
+    assert f"into {tmp_path / 'root'} by hand" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -234,29 +246,29 @@ def test_the_checksums_in_the_message_are_torchvisions() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_damaged_file_is_reported_like_a_missing_one(tmp_path: Path, monkeypatch: Patch) -> None:
-    """A wrong checksum (cifar10), and a file without one (the IDX files that MNIST was unpacked into)."""
-    write_cifar10(tmp_path, monkeypatch)
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half")
-    write_mnist(tmp_path, monkeypatch)
-    find("mnist", tmp_path, Path("unused"))
-    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    for name, content in (("cifar10", b""), ("mnist", images.read_bytes()[:-9]), ("mnist", b"")):
-        images.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is not in .*, or damaged"):
-            find(name, tmp_path, Path("unused"))
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "svhn", "stl10", "flowers102"])
+def test_a_damaged_file_is_reported_like_a_missing_one(tmp_path: Path, monkeypatch: Patch, name: str) -> None:
+    """The checksum tells; the file stays as it is for people to look at."""
+    CASES[name][0](tmp_path / "root", monkeypatch)
+    file = max(
+        (path for path in (tmp_path / "root").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    half = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(half)
+    with pytest.raises(ValueError, match=f"{name} is not in .*, or damaged"):
+        found(name, tmp_path / "root")
+    assert file.read_bytes() == half
 
 
-def test_eurosat_is_unpacked_from_its_archive(tmp_path: Path, monkeypatch: Patch) -> None:
-    """The comparison of the checksum, a constant inside the loader's method, is left out; the rest is real."""
-    import torchvision.datasets.utils as utils
-
-    for i, name in enumerate(("Forest", "River")):
-        write(tmp_path / "2750" / name / f"{i}.jpg", jpeg(PIXELS_NHWC[i]))
-    (tmp_path / "root" / "eurosat").mkdir(parents=True)
-    with zipfile.ZipFile(tmp_path / "root" / "eurosat" / "EuroSAT.zip", "w") as archive:
-        for file in (tmp_path / "2750").rglob("*.jpg"):
-            archive.write(file, file.relative_to(tmp_path))
-    monkeypatch.setattr(utils, "check_md5", lambda *_: True)
-    entries = find("eurosat", tmp_path / "root", Path("unused"))
-    assert [entry.path for entry in entries] == ["eurosat/2750/Forest/0.jpg", "eurosat/2750/River/1.jpg"]
+def test_a_download_stays_and_nothing_else(tmp_path: Path, monkeypatch: Patch) -> None:
+    """From a real server, once; the next time the archive in `root` is enough. What was unpacked goes with scratch."""
+    write_cifar10(tmp_path / "web", monkeypatch)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "web")
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(sets.CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{sets.CIFAR10.filename}")
+        first = found("cifar10", tmp_path / "root")
+        server.shutdown()
+    assert [path.name for path in (tmp_path / "root").rglob("*")] == [sets.CIFAR10.filename]
+    assert [entry.path for entry in found("cifar10", tmp_path / "root")] == [entry.path for entry in first]

@@ -65,7 +65,7 @@ def _inner(folder: Path, labels: str) -> Path:
     """Descends while there is one folder alone that leads on to others or to a table, and is not train/."""
     while not (folder / labels).is_file():
         inside = subfolders(folder)
-        if len(inside) != 1 or image_folder.holds_split(inside[0], lineage(folder)):
+        if len(inside) != 1 or inside[0].is_symlink() or image_folder.holds_split(inside[0], lineage(folder)):
             return folder
         if not subfolders(inside[0]) and not (inside[0] / labels).is_file():
             return folder

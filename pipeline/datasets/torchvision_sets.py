@@ -5,7 +5,8 @@ The files are described at https://docs.pytorch.org/vision/stable/datasets.html#
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,28 +76,39 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
 
     official = SETS[source]
     loader = getattr(torchvision.datasets, official.loader)
-    entries = []
-    for split, arguments in official.splits.items():
-        try:
-            images = loader(root, download=True, **arguments)  # downloads nothing that is there
-        # The last two are what a damaged file makes of the loaders that compare no checksum
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            files = ", ".join(f"{name} (MD5 {md5})" for name, md5 in official.files(loader))
-            raise ValueError(
-                f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
-                f"connect to the network, or put {files} into {root} by hand"
-            ) from None
-        names = None if official.by_number else getattr(images, "classes", None)
-        for i in range(len(images)):
-            content, number = images[i]
-            label = names[number] if names else str(number)
-            entries.append(_entry(root, split, label, i, content))
-    return entries
+    files = official.files(loader)
+    for name, _ in files:  # unpacked beside links: `root` is a dependency of the stage, and only the downloads stay
+        if (root / name).exists():
+            _parent(scratch / name).symlink_to((root / name).resolve())
+    try:
+        found = {split: loader(scratch, download=True, **told) for split, told in official.splits.items()}
+    # The last two are what a file in a wrong format makes of the loaders
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        wanted = ", ".join(f"{name} (MD5 {md5})" for name, md5 in files)
+        raise ValueError(
+            f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
+            f"connect to the network, or put {wanted} into {root} by hand"
+        ) from None
+    for name, _ in files:
+        if not (scratch / name).is_symlink():
+            shutil.copy(scratch / name, _parent(root / name))
+    return [entry for split, images in found.items() for entry in _entries(official, scratch, split, images)]
 
 
-def _entry(root: Path, split: str, label: str, i: int, content: Any) -> Entry:
-    """`content` is a file, or a PIL image, whose grey is repeated in red, green and blue."""
-    if isinstance(content, Path):
-        return Entry(content.relative_to(root).as_posix(), label, split, content)
-    path = f"{split}/{label.replace('/', '-')}/{i:05d}"  # T-shirt/top
-    return Entry(path, label, split, np.array(content.convert("RGB"), dtype=np.uint8))
+def _parent(file: Path) -> Path:
+    """The same file, after its folder was made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _entries(official: Official, scratch: Path, split: str, images: Any) -> Iterator[Entry]:
+    """Of one split. Images are files, or PIL's, whose grey is repeated in red, green and blue."""
+    names = None if official.by_number else getattr(images, "classes", None)
+    for i in range(len(images)):
+        content, number = images[i]
+        label = names[number] if names else str(number)
+        if isinstance(content, Path):
+            yield Entry(content.relative_to(scratch).as_posix(), label, split, content)
+        else:
+            path = f"{split}/{label.replace('/', '-')}/{i:05d}"  # T-shirt/top
+            yield Entry(path, label, split, np.array(content.convert("RGB"), dtype=np.uint8))
