@@ -1,4 +1,4 @@
-"""One file a kind of source. Each defines `find(source, root, scratch, labels) -> list[Entry]` and decodes nothing.
+"""One file a kind of source. Each defines `find(source, root, scratch, labels)`, as below; nothing is decoded there.
 
 A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is.
 """
