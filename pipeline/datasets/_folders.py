@@ -18,7 +18,7 @@ Identity = tuple[int, int]  # device and inode: the same whatever links lead the
 def listing(folder: Path) -> list[Path]:
     """What a folder holds, sorted; hidden names and litter aside. Raises ValueError if it cannot be read."""
     try:
-        paths = sorted(folder.iterdir())
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
     return [path for path in paths if path.name[0] != "." and path.name.lower() not in LITTER]

@@ -53,7 +53,8 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
 
 def holds_split(folder: Path, above: frozenset[Identity]) -> str:
     """The split whose class folders a folder holds, or "": `train` without folders in it is a class of locomotives."""
-    return _split(folder) if identity(folder) not in above and subfolders(folder) else ""
+    split = _split(folder)
+    return split if split and identity(folder) not in above and subfolders(folder) else ""
 
 
 def _split(folder: Path) -> str:
