@@ -1,22 +1,42 @@
-"""Sources: what is found, and what is said when it is not."""
+"""Folders of images and the embedded digits: what is found, and what is said when it is not."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.datasets import find
+from pipeline.datasets import Entry, find
 from tests.conftest import write_digits
+
+NOWHERE = Path("no scratch folder is needed")
+
+
+def folder_entries(root: Path) -> list[Entry]:
+    return find("image_folder", root, NOWHERE)
+
+
+def faults(root: Path) -> dict[str, str]:
+    """Path to fault, of the entries that have one."""
+    return {entry.path: entry.fault for entry in folder_entries(root) if entry.fault}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of three scans, to be damaged."""
+    return write_digits(tmp_path / "images", classes=2, per_class=3)
 
 
 def test_digits_are_all_there() -> None:
     """1,797 real scans in 10 classes, without a file or a network."""
-    entries = find("digits", Path("nowhere"))
+    entries = find("digits", Path("nowhere"), NOWHERE)
     assert len(entries) == 1797
     assert {entry.label for entry in entries} == set("0123456789")
     pixels = entries[0].content
@@ -26,46 +46,147 @@ def test_digits_are_all_there() -> None:
 
 
 def test_a_folder_per_class_is_found(digit_folder: Path) -> None:
-    """Paths are relative and sorted; no split is claimed."""
-    entries = find("image_folder", digit_folder)
+    """Paths are relative and sorted; no split is claimed, nothing is at fault."""
+    entries = folder_entries(digit_folder)
     assert len(entries) == 120
-    assert entries[0].path == "digit-0/000.png"
-    assert {entry.split for entry in entries} == {""}
+    assert entries[0] == Entry("digit-0/000.png", "digit-0", "", digit_folder / "digit-0" / "000.png")
+    assert [entry.path for entry in entries] == sorted(entry.path for entry in entries)
+    assert {(entry.split, entry.fault) for entry in entries} == {("", "")}
 
 
 def test_train_val_and_test_folders_are_splits(tmp_path: Path, digit_folder: Path) -> None:
     """`valid` means val; litter and hidden files are passed over; folders in folders are searched."""
     for split in ("train", "valid", "test"):
         shutil.copytree(digit_folder, tmp_path / split)
-    (tmp_path / "train" / "digit-0" / "Thumbs.db").write_text("x")
-    (tmp_path / "train" / "digit-0" / ".hidden").write_text("x")
-    (tmp_path / "train" / "digit-0" / "more").mkdir()
-    (tmp_path / "train" / "digit-0" / "000.png").rename(tmp_path / "train" / "digit-0" / "more" / "000.png")
-    entries = find("image_folder", tmp_path)
+    zero = tmp_path / "train" / "digit-0"
+    for litter in ("Thumbs.db", ".hidden", ".DS_Store"):
+        (zero / litter).write_text("x")
+    (tmp_path / "__MACOSX").mkdir()
+    (zero / "more").mkdir()
+    (zero / "000.png").rename(zero / "more" / "000.png")
+    entries = folder_entries(tmp_path)
     assert [sum(e.split == s for e in entries) for s in ("train", "val", "test")] == [120, 120, 120]
     assert "train/digit-0/more/000.png" in {e.path for e in entries}
 
 
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+def test_a_class_may_be_called_train(root: Path) -> None:
     """Trains and cars: without folders in it, `train` is a class."""
-    root = write_digits(tmp_path / "images", classes=2, per_class=3)
     (root / "digit-0").rename(root / "train")
-    assert {(e.label, e.split) for e in find("image_folder", root)} == {("train", ""), ("digit-1", "")}
+    assert {(e.label, e.split) for e in folder_entries(root)} == {("train", ""), ("digit-1", "")}
 
 
-def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
-    """A file name in an old encoding could not be written to the manifest."""
-    root = write_digits(tmp_path / "images", classes=2, per_class=3)
-    Path(os.fsdecode(os.fsencode(root / "digit-0") + b"/caf\xe9.png")).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"caf\\xe9\.png' has a name that is not UTF-8: rename it"):
-        find("image_folder", root)
+def test_an_empty_class_is_a_fault(root: Path) -> None:
+    """It is set aside like a broken image, and does not stop the rest."""
+    (root / "empty").mkdir()
+    assert faults(root) == {"empty": "the class folder is empty"}
+    assert len(folder_entries(root)) == 7
 
 
-def test_a_link_that_loops_ends(tmp_path: Path) -> None:
-    """A link to a parent folder is not followed."""
-    root = write_digits(tmp_path / "images", classes=2, per_class=3)
-    (root / "digit-0" / "loop").symlink_to(root)
-    assert len(find("image_folder", root)) == 6
+def test_a_name_that_is_no_text_is_a_fault(root: Path) -> None:
+    """A file or class in an old encoding could not be written to the manifest: it is named in a readable way."""
+    folder = os.fsencode(root)
+    for name in (b"digit-0/caf\xe9.png", b"th\xe9/a.png"):
+        path = Path(os.fsdecode(folder + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    said = "its name is not UTF-8: rename it"
+    assert faults(root) == {"digit-0/caf\\xe9.png": said, "th\\xe9": said}
+
+
+def test_linked_folders_are_read(root: Path, digit_folder: Path) -> None:
+    """A class, and a folder in a class, may lie elsewhere; the paths are those of the links."""
+    (root / "linked").symlink_to(digit_folder / "digit-2")
+    (root / "digit-0" / "more").symlink_to(digit_folder / "digit-0")
+    paths = {entry.path for entry in folder_entries(root)}
+    assert len(paths) == 6 + 40 + 40
+    assert {"linked/000.png", "digit-0/more/000.png"} <= paths
+    assert not faults(root)
+
+
+@pytest.mark.parametrize("link", ["digit-0/back", "class"])
+@pytest.mark.parametrize("target", ["..", ".", "digit-0"])
+def test_a_link_that_loops_is_a_fault(root: Path, link: str, target: str) -> None:
+    """To what holds the link: the class, the root, a folder above the root. A class link to a class is none."""
+    (root / link).symlink_to((root / target).resolve())
+    if (link, target) == ("class", "digit-0"):
+        assert not faults(root)
+    else:
+        assert faults(root) == {link: "a link to a folder that holds it (loop)"}
+        assert len(folder_entries(root)) == 7
+
+
+def test_links_to_each_other_end(root: Path, tmp_path: Path) -> None:
+    """Two folders outside that link to each other: each is read once."""
+    for name, other in (("a", "b"), ("b", "a")):
+        shutil.copytree(root / "digit-0", tmp_path / name)
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    (root / "linked").symlink_to(tmp_path / "a")
+    assert faults(root) == {"linked/other/other": "a link to a folder that holds it (loop)"}
+
+
+def test_a_folder_is_read_once_a_class(root: Path) -> None:
+    """The real folder is read, whatever the order of names; the links to it are at fault."""
+    (root / "digit-0" / "real").mkdir()
+    (root / "digit-0" / "real" / "x.png").write_bytes(b"x")
+    for name in ("a", "z"):
+        (root / "digit-0" / name).symlink_to("real")
+    said = "a link to a folder that was read already"
+    assert faults(root) == {"digit-0/a": said, "digit-0/z": said}
+    assert "digit-0/real/x.png" in {entry.path for entry in folder_entries(root)}
+
+
+def test_splits_may_loop_too(tmp_path: Path, digit_folder: Path) -> None:
+    """A link back stands for a split, or for a class of train/: neither swallows the rest."""
+    shutil.copytree(digit_folder, tmp_path / "train")
+    (tmp_path / "val").symlink_to(tmp_path)
+    (tmp_path / "train" / "all").symlink_to(tmp_path / "train")
+    loop = "a link to a folder that holds it (loop)"
+    assert faults(tmp_path) == {"val": loop, "train/all": loop}
+    assert len(folder_entries(tmp_path)) == 122
+
+
+def test_links_to_nothing_do_not_stop(root: Path) -> None:
+    """A file's is a plain entry, as reading it says why; in the place of a class it is a fault."""
+    (root / "gone").symlink_to("nowhere")
+    for name in ("gone.png", "self.png"):
+        (root / "digit-0" / name).symlink_to("self.png")
+    assert faults(root) == {"gone": "a link to nothing that is there"}
+    assert {"digit-0/gone.png", "digit-0/self.png"} <= {entry.path for entry in folder_entries(root)}
+
+
+def test_what_is_no_file_is_never_opened(root: Path) -> None:
+    """Reading a FIFO would wait for ever."""
+    os.mkfifo(root / "digit-0" / "fifo.png")
+    (root / "digit-0" / "link.png").symlink_to("fifo.png")
+    with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory() as short:  # at most 108 bytes of path
+        server.bind(f"{short}/s.png")
+        (root / "digit-1" / "socket.png").symlink_to(f"{short}/s.png")
+        said = "not a regular file"
+        assert faults(root) == {"digit-0/fifo.png": said, "digit-0/link.png": said, "digit-1/socket.png": said}
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """A folder to work in, as a user whom permissions bind."""
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() != 0:
+            yield Path(folder)
+            return
+        os.chown(folder, 65534, -1)
+        os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_named(not_root: Path) -> None:
+    """Its images would be missing in silence."""
+    root = write_digits(not_root / "images", classes=2, per_class=1)
+    (root / "digit-0").chmod(0)
+    with pytest.raises(ValueError, match=r"digit-0 cannot be read \(Permission denied\): check its permissions"):
+        folder_entries(root)
+    (root / "digit-0").chmod(0o700)
 
 
 @pytest.mark.parametrize(
@@ -73,29 +194,24 @@ def test_a_link_that_loops_ends(tmp_path: Path) -> None:
     [
         ("mv images moved", "is not a folder"),
         ("rm -r images/digit-0 images/digit-1", "holds no sub-folder"),
-        ("mkdir images/empty", "empty is an empty class"),
+        ("mv images/*/*.png images; rm -r images/digit-*", "put them into one folder per class, .*/images/CLASS/"),
         ("rm -r images/digit-1", "at least 2 classes"),
+        ("rm images/digit-1/*", r"found \['digit-0'\] \(digit-1: the class folder is empty\)"),
         ("mkdir images/train && cp -r images/digit-1 images/train", "digit-0 stands beside train/"),
         ("mkdir images/val images/test && mv images/digit-0 images/val && mv images/digit-1 images/test", "no train/"),
+        ("mkdir images/train images/val && mv images/digit-* images/train", "val holds no class folder: move its"),
     ],
 )
-def test_a_folder_that_cannot_serve_is_named(tmp_path: Path, damage: str, said: str) -> None:
-    """Missing, empty, one class, half a layout: each names the folder and the mend."""
-    root = write_digits(tmp_path / "images", classes=2, per_class=3)
-    subprocess.run(damage, shell=True, cwd=tmp_path, check=True)
+def test_a_folder_that_cannot_serve_is_named(root: Path, damage: str, said: str) -> None:
+    """Missing, flat, one class, half a layout: each names the folder and the mend."""
+    subprocess.run(damage, shell=True, cwd=root.parent, check=True)
     with pytest.raises(ValueError, match=said):
-        find("image_folder", root)
+        folder_entries(root)
 
 
 def test_a_test_class_without_training_images_is_named(tmp_path: Path, digit_folder: Path) -> None:
     """A class that stands in test/ alone could never be learned."""
     shutil.copytree(digit_folder, tmp_path / "train")
     shutil.copytree(digit_folder / "digit-0", tmp_path / "test" / "zero")
-    with pytest.raises(ValueError, match="class 'zero' of test/ has no folder in train/"):
-        find("image_folder", tmp_path)
-
-
-def test_cifar10_without_network_or_archive_says_what_to_do(tmp_path: Path) -> None:
-    """The sentence names the archive, its checksum and where to put it."""
-    with pytest.raises(ValueError, match=r"cannot be downloaded .* put cifar-10-python\.tar\.gz \(MD5 c58f"):
-        find("cifar10", tmp_path)
+    with pytest.raises(ValueError, match="class 'zero' of test/ has no images in train/"):
+        folder_entries(tmp_path)

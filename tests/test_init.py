@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from pipeline.commands.presets import named
 from pipeline.commands.setup import init
 from pipeline.config import load
-from tests.conftest import PROJECT
+from pipeline.datasets import sources
+from tests.conftest import PROJECT, write_digits
 
 
 def test_the_shipped_params_are_those_of_digits(tmp_path: Path) -> None:
@@ -41,10 +44,74 @@ def test_any_folder_name_survives(tmp_path: Path, digit_folder: Path, name: str)
     assert load(tmp_path / "params.yaml").ingest.root == str(images)
 
 
-def test_cifar10_does_without_a_folder(tmp_path: Path) -> None:
-    """Its archive may be downloaded later: `init` asks for nothing."""
-    init(dataset="cifar10", params=tmp_path / "params.yaml")
-    assert load(tmp_path / "params.yaml").ingest.source == "cifar10"
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Two classes of 40 scans, to be changed."""
+    return write_digits(tmp_path / "scans", classes=2, per_class=40)
+
+
+def test_a_table_is_the_labels_of_its_folder(tmp_path: Path, scans: Path) -> None:
+    """`root` is the folder that the paths start from, `labels` the table's name."""
+    rows = [f"{path.relative_to(scans)},{path.parent.name}" for path in scans.rglob("*.png")]
+    (scans / "my labels.CSV").write_text("\n".join(["path,label", *rows, "no-label.png"]))
+    init(images=scans / "my labels.CSV", params=tmp_path / "params.yaml")
+    params = load(tmp_path / "params.yaml")
+    assert (params.ingest.source, params.ingest.root) == ("csv", str(scans))
+    assert (params.ingest.labels, params.experiment) == ("my labels.CSV", "my-labels")
+
+
+def test_an_archive_is_looked_into(tmp_path: Path, scans: Path) -> None:
+    """The size of its images is known without unpacking it by hand; nothing of it stays."""
+    for file in scans.rglob("*.png"):
+        Image.open(file).resize((64, 70)).save(file)
+    archive = Path(shutil.make_archive(str(tmp_path / "scans.v1"), "gztar", scans))
+    init(images=archive, params=tmp_path / "params.yaml")
+    params = load(tmp_path / "params.yaml")
+    assert (params.ingest.source, params.ingest.root, params.ingest.image_size) == ("archive", str(archive), 64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "scans", "scans.v1.tar.gz"]
+
+
+def test_faults_and_broken_files_do_not_count(tmp_path: Path, scans: Path) -> None:
+    """An empty class is no third class, and hundreds of broken files do not hide the others' size."""
+    init(images=scans, params=tmp_path / "params.yaml")
+    before = load(tmp_path / "params.yaml")
+    (scans / "empty").mkdir()
+    (scans / "loop").symlink_to(scans)
+    (scans / "digit-0" / "fifo").symlink_to(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "fifo")
+    for number in range(300):
+        (scans / "digit-0" / f"!{number}.png").write_bytes(b"broken")
+    init(images=scans, params=tmp_path / "params.yaml")
+    after = load(tmp_path / "params.yaml")
+    assert after.registry.min_accuracy == before.registry.min_accuracy == 0.75
+    assert after.validate_.min_images_per_class == before.validate_.min_images_per_class == 10
+    assert after.ingest == before.ingest
+
+
+def test_every_named_dataset_has_values(tmp_path: Path) -> None:
+    """Nothing is downloaded: `init` asks for no file. What is no dataset of its own is given with --images."""
+    assert set(named()) == set(sources()) - {"image_folder", "csv", "archive"}
+    expected = {"mnist": (28, "digits", 1), "fashion_mnist": (28, "light", 1), "svhn": (32, "digits", 1),
+                "cifar10": (32, "standard", 0.9), "cifar100": (32, "standard", 0.9), "stl10": (96, "standard", 0.9),
+                "eurosat": (64, "standard", 0.9), "flowers102": (128, "standard", 0.9)}  # fmt: skip
+    for name, values in expected.items():
+        init(dataset=name, params=tmp_path / "params.yaml")
+        params = load(tmp_path / "params.yaml")
+        assert (params.ingest.source, params.ingest.root, params.experiment) == (name, "data/downloads", name)
+        assert (params.ingest.image_size, params.augment.policy, params.validate_.min_similarity) == values
+        assert 0 < params.registry.min_accuracy <= 0.9
+
+
+def test_a_folder_inside_the_project_is_named_from_there(
+    tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC then finds it in every clone; the project itself cannot be watched, as its outputs lie in it."""
+    monkeypatch.chdir(tmp_path)
+    init(images=Path("scans"))
+    assert load(Path("params.yaml")).ingest.root == "scans"
+    monkeypatch.chdir(scans)
+    with pytest.raises(ValueError, match=r"\. holds the project itself, which DVC cannot watch: move the images"):
+        init(images=Path())
 
 
 def test_an_edited_file_is_kept(tmp_path: Path) -> None:
@@ -62,9 +129,11 @@ def test_an_edited_file_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"images": Path("/nowhere")}, "/nowhere is not a folder"),
-        ({"dataset": "imagenet"}, "no built-in dataset is called 'imagenet'; there are: cifar10, digits"),
-        ({}, "give either --images DIR or --dataset NAME"),
+        ({"images": Path("/nowhere")}, "/nowhere does not exist: give a folder, a CSV file or an archive"),
+        ({"dataset": "imagenet"}, "no built-in dataset is called 'imagenet'; there are: cifar10, cifar100, digits, "),
+        ({"dataset": "csv"}, "no built-in dataset is called 'csv'"),
+        ({}, "give either --images PATH or --dataset NAME"),
+        ({"images": PROJECT / "README.md"}, "README.md cannot be unpacked"),
     ],
 )
 def test_what_init_cannot_do_it_says_and_writes_nothing(
@@ -76,3 +145,31 @@ def test_what_init_cannot_do_it_says_and_writes_nothing(
     with pytest.raises(ValueError, match=said):
         init(**arguments, params=path)  # type: ignore[arg-type]  # of the parameters
     assert path.read_text() == "# mine\n"
+
+
+def test_a_folder_with_a_table_gets_a_hint(tmp_path: Path, scans: Path) -> None:
+    """Flat images and one CSV that names them; with another table the choice is left to people."""
+    for folder in ("digit-0", "digit-1"):
+        for file in (scans / folder).iterdir():
+            file.rename(scans / f"{folder}-{file.name}")
+        (scans / folder).rmdir()
+    (scans / "labels.csv").write_text("file,class\n")
+    (scans / "other.csv").write_text("a,b\n")
+    with pytest.raises(
+        ValueError, match=r"no class folders: .*; for the labels in its table say --images .*labels\.csv"
+    ):
+        init(images=scans, params=tmp_path / "params.yaml")
+    (scans / "more.csv").write_text("file,class\n")
+    with pytest.raises(ValueError, match="no class folders") as raised:
+        init(images=scans, params=tmp_path / "params.yaml")
+    assert "--images" not in str(raised.value)
+
+
+def test_a_folder_without_a_readable_image_is_named(tmp_path: Path, scans: Path) -> None:
+    """No size can be chosen; one of the files is named to be looked at."""
+    for file in scans.rglob("*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(
+        ValueError, match=r"scans: none of its 80 files is an image that can be read: look at 0\d\d\.png"
+    ):
+        init(images=scans, params=tmp_path / "params.yaml")

@@ -45,7 +45,21 @@ def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> 
     """
     module = importlib.import_module(f"pipeline.datasets.{sources()[source]}")
     entries: list[Entry] = module.find(source, root, scratch, labels)
-    classes = {entry.label for entry in entries}
+    _can_be_learned(root, entries)
+    return sorted(entries, key=lambda entry: (entry.path, entry.label))
+
+
+def _can_be_learned(root: Path, entries: list[Entry]) -> None:
+    sound = [entry for entry in entries if not entry.fault]
+    classes = {entry.label for entry in sound}
     if len(classes) < 2:
-        raise ValueError(f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}: add another one")
-    return entries
+        faults = next((f" ({entry.path}: {entry.fault})" for entry in entries if entry.fault), "")
+        raise ValueError(
+            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: add another one"
+        )
+    known = {entry.label for entry in sound if entry.split in ("", "train")}
+    for entry in sound:
+        if entry.label not in known:
+            raise ValueError(
+                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: add some or remove the class"
+            )

@@ -1,92 +1,88 @@
 """`image_folder`: a folder of your own images, one sub-folder a class.
 
 Either `root/CLASS/*`, to be split, or `root/train/CLASS/*` with optional `root/val/CLASS/*` and `root/test/CLASS/*`.
+Links to files and folders are followed.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.datasets import Entry
+from pipeline.datasets._folders import (
+    LOOP,
+    NOT_TEXT,
+    Identity,
+    files,
+    identity,
+    is_folder,
+    lineage,
+    listing,
+    printable,
+    subfolders,
+)
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LITTER = {"thumbs.db", "desktop.ini"}  # left by file managers
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
 
 
 def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
-    if not root.is_dir():
+    if not is_folder(root):
         raise ValueError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
-    folders = _folders(root)
+    folders = subfolders(root)
     if not folders:
-        raise ValueError(f"{root} holds no sub-folder: put the images of each class into a folder named after it")
-    # A folder `train` without folders in it is a class of locomotives
-    if not any(_split(folder) == "train" and _folders(folder) for folder in folders):
-        if all(_split(folder) and _folders(folder) for folder in folders):
+        raise ValueError(_no_classes(root))
+    above = lineage(root)
+    layout = {folder: holds_split(folder, above) for folder in folders}
+    if "train" not in layout.values():
+        if all(layout.values()):
             raise ValueError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
-        return _entries(root, root, "")
+        return _classes(root, root, "", above)
     entries = []
     for folder in folders:
-        split = _split(folder)
-        if split is None:
+        if identity(folder) in above:
+            entries.append(_entry(root, folder, folder, "", LOOP))
+        elif not _split(folder):
             raise ValueError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
-        entries += _entries(root, folder, split)
-    _training_knows_all(root, entries)
+        elif not layout[folder]:
+            raise ValueError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
+        else:
+            entries += _classes(root, folder, _split(folder), above | lineage(folder))
     return entries
 
 
-def _split(folder: Path) -> str | None:
-    return SPLIT_FOLDERS.get(folder.name.lower())
+def holds_split(folder: Path, above: frozenset[Identity]) -> str:
+    """The split whose class folders a folder holds, or "": `train` without folders in it is a class of locomotives."""
+    split = _split(folder)
+    return split if split and identity(folder) not in above and subfolders(folder) else ""
 
 
-def _entries(root: Path, folder: Path, split: str) -> list[Entry]:
-    classes = _folders(folder)
-    if not classes:
-        raise ValueError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
+def _split(folder: Path) -> str:
+    return SPLITS.get(folder.name.lower(), "")
+
+
+def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
     entries = []
-    for label in classes:
-        files = _files(label)
-        if not files:
-            raise ValueError(f"{label} is an empty class: put images into it or remove the folder")
-        entries += [Entry(file.relative_to(root).as_posix(), label.name, split, file) for file in files]
+    for label in listing(folder):
+        if is_folder(label):
+            entries += _class(root, label, split, above)
+        elif label.is_symlink() and not label.exists():  # perhaps a class: not passed over in silence
+            entries.append(_entry(root, label, label, split, "a link to nothing that is there"))
     return entries
 
 
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
+def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
+    if printable(label) != str(label):
+        return [_entry(root, label, label, split, NOT_TEXT)]
+    found = files(label, above) or [(label, "the class folder is empty")]
+    return [_entry(root, file, label, split, fault) for file, fault in found]
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below, hidden ones and litter aside; links to folders are not followed, as they can loop."""
-
-    def stop(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}): check its permissions")
-
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=stop):
-        folders.sort()
-        found += [Path(parent, name) for name in sorted(files) if name[0] != "." and name.lower() not in LITTER]
-    for file in found:
-        if not _is_text(str(file)):  # parquet and CSV hold text
-            raise ValueError(f"{os.fsencode(file)!r} has a name that is not UTF-8: rename it")
-    return found
+def _entry(root: Path, file: Path, label: Path, split: str, fault: str) -> Entry:
+    return Entry(printable(file.relative_to(root)), printable(Path(label.name)), split, file, fault=fault)
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _training_knows_all(root: Path, entries: list[Entry]) -> None:
-    known = {entry.label for entry in entries if entry.split == "train"}
-    for entry in entries:
-        if entry.label not in known:
-            raise ValueError(
-                f"{root}: class {entry.label!r} of {entry.split}/ has no folder in train/: add it or remove the class"
-            )
+def _no_classes(root: Path) -> str:
+    if any(path.suffix.lower() in IMAGES for path in listing(root)):
+        return f"{root} holds images but no class folders: put them into one folder per class, {root}/CLASS/"
+    return f"{root} holds no sub-folder: put the images of each class into a folder named after it"

@@ -1,0 +1,73 @@
+"""`archive`: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of a folder of images, or of a table and its images.
+
+It is unpacked into the scratch folder; what is read is the folder that a lone folder at the top leads to.
+"""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from pipeline.datasets import Entry, image_folder, table
+from pipeline.datasets._folders import lineage, subfolders
+
+
+def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+    _unpack(root, scratch)
+    inner = _inner(scratch, labels)
+    find_in = table.find if (inner / labels).is_file() else image_folder.find
+    try:
+        return find_in(source, inner, scratch, labels)
+    except ValueError as error:  # people know the archive, not the folder that it was unpacked into
+        raise ValueError(str(error).replace(str(scratch), str(root))) from None
+
+
+def _unpack(archive: Path, scratch: Path) -> None:
+    if not archive.is_file():
+        raise ValueError(f"{archive} is not a file: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images")
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened_zip:
+                _refuse(archive, opened_zip.infolist())
+                opened_zip.extractall(scratch)
+        else:
+            with tarfile.open(archive) as opened_tar:
+                opened_tar.extractall(scratch, filter="data")  # PEP 706: nothing outside, no devices
+                while opened_tar.fileobj and opened_tar.fileobj.read(1 << 20):
+                    pass  # the checksum of a .gz stands at its end, which tarfile leaves unread
+    except tarfile.FilterError as error:
+        raise ValueError(f"{archive} is not unpacked, as it is not safe ({error}): pack it again") from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise ValueError(
+            f"{archive} cannot be unpacked ({_line(error)}): damaged, or neither a .zip nor a .tar (.gz, .bz2, .xz)"
+        ) from None
+    except OSError as error:  # a checksum of gzip or bzip2; a full disk
+        raise ValueError(f"{archive} cannot be unpacked ({error}): is it damaged, or the disk full?") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _refuse(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    for member in members:
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{archive} is not unpacked, as {member.filename!r} lies outside it: pack it again")
+        if member.flag_bits & 0x1:  # PKWARE's APPNOTE, 4.4.4
+            raise ValueError(f"{archive} is protected by a password: unpack it and give the folder")
+
+
+def _inner(folder: Path, labels: str) -> Path:
+    """Descends while there is one folder alone that leads on to others or to a table, and is not train/."""
+    while not (folder / labels).is_file():
+        inside = subfolders(folder)
+        if len(inside) != 1 or inside[0].is_symlink() or image_folder.holds_split(inside[0], lineage(folder)):
+            return folder
+        if not subfolders(inside[0]) and not (inside[0] / labels).is_file():
+            return folder
+        folder = inside[0]
+    return folder
