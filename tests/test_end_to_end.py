@@ -6,7 +6,6 @@ The tests share one project and stand in the order in which a person would do th
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,13 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import PROJECT
+from tests.project import Project, clone
 
 pytestmark = pytest.mark.slow
-SHIPPED = (
-    ".dvc/config", ".dvcignore", ".gitignore", "MLproject", "dvc.yaml", "flows", "params.yaml", "pipeline",
-    "prefect.yaml", "python_env.yaml", "requirements.lock",
-)  # fmt: skip
 MODEL_STAGES = ("train", "prune", "export", "quantize", "evaluate")
 CLIENT = """
 import mlflow, numpy, sys
@@ -33,50 +28,11 @@ print("\\n".join(names[i] for i in model.predict(images)["probabilities"].argmax
 """
 
 
-class Project:
-    """A clone in a folder of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
-        self.env = {name: value for name, value in os.environ.items() if name not in unset} | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PREFECT_HOME": str(root.parent / "prefect"),
-            "DVC_NO_ANALYTICS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-        }
-
-    def run(self, command: str, code: int = 0) -> str:
-        done = subprocess.run(
-            command.split(), cwd=self.root, env=self.env, capture_output=True, text=True, timeout=500, check=False
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == code, f"{command} exited with {done.returncode}:\n{output[-4000:]}"
-        return output
-
-    def change(self, old: str, new: str, file: str = "params.yaml") -> None:
-        path = self.root / file
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    def ran(self, output: str) -> set[str]:
-        return set(re.findall(r"Running stage '(.*?)'", output))
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Project:
     """A clone with two models and few epochs, initialized for the digit folder, committed to git."""
-    root = tmp_path_factory.mktemp("user") / "clone"
-    for name in SHIPPED:
-        source, target = PROJECT / name, root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    made = Project(root)
+    made = clone(tmp_path_factory.mktemp("user") / "clone")
+    root = made.root
     made.run(f"python -m pipeline init --images {digit_folder}")
     text = (root / "params.yaml").read_text()
     text = re.sub(r"  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: .*\n", "", text)
@@ -84,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Pro
         assert old in text
         text = text.replace(old, new)
     (root / "params.yaml").write_text(text.replace("image_size: 32", "image_size: 16"))
-    for command in ("git init -q", "git add -A", "git -c user.name=t -c user.email=t@t commit -qm start"):
+    for command in ("git init -q", "git add -A", "git commit -qm start"):
         made.run(command)
     return made
 
