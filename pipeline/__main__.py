@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.commands import data, models, setup, shipping
+from pipeline.commands import data, inspection, models, setup, shipping
 
 app = typer.Typer(
     help="Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages.",
@@ -17,7 +17,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, list[Callable[..., None]]] = {
-    "For people": [setup.init, data.accept, shipping.register, shipping.promote, shipping.predict, shipping.track],
+    "For people": [
+        setup.init,
+        inspection.data,
+        inspection.accept,
+        shipping.register,
+        shipping.promote,
+        shipping.predict,
+        shipping.track,
+    ],
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
         *(models.train, models.prune, models.export, models.quantize, models.evaluate),

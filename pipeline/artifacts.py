@@ -115,6 +115,9 @@ class ImageRows:
         return picked
 
 
+Images = np.ndarray | ImageRows  # uint8 [N, size, size, 3]: len() and slices
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The images together with what `split` said of each. `labels` [N] index `class_names`."""
@@ -128,10 +131,10 @@ class Dataset:
         """Row numbers of one split, ascending."""
         return np.flatnonzero(self.splits["split"].to_numpy() == split)
 
-    def of(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images [n, size, size, 3] and labels [n] of one split, in memory."""
+    def of(self, split: str) -> tuple[ImageRows, np.ndarray]:
+        """Images, read when they are asked for, and labels [n] of one split."""
         rows = self.rows(split)
-        return self.images_NHWC[rows], self.labels[rows]
+        return ImageRows(self.images_NHWC, rows), self.labels[rows]
 
 
 def read_dataset(images: Path, splits: Path) -> Dataset:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from pipeline.config import Params, load
 from pipeline.preprocessing import Preprocessing
 
 PROJECT = Path(__file__).parent.parent
+NO_PAIRS = pd.DataFrame({"first": [], "second": [], "exact": []}).astype({"first": int, "second": int, "exact": bool})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,7 +58,7 @@ def dataset(digit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
 
     folder = tmp_path_factory.mktemp("dataset")
     found = ingest(Ingest(source="image_folder", root=str(digit_folder), image_size=16), folder / "images.npy")
-    write_table(folder / "splits.parquet", split(found.manifest, Split(validation=0.2, test=0.2)))
+    write_table(folder / "splits.parquet", split(found.manifest, NO_PAIRS, None, Split(validation=0.2, test=0.2)))
     return read_dataset(folder / "images.npy", folder / "splits.parquet")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile, summary
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
 from pipeline.config import load
+
+if TYPE_CHECKING:
+    from pipeline.inspection.findings import Finding
 
 
 def ingest(
@@ -61,32 +62,20 @@ def validate(
             f"{sum(f.passed for f in result.findings)} of {len(result.findings)} checks passed",
             f"look at {page}",
         ]
-    for finding in result.findings:
-        if not finding.passed:
-            named = ", ".join(finding.first)
-            print(f"{finding.severity}: {finding.check}: not so at {finding.count:,} of {finding.of:,}: {finding.says} "
-                  f"({named}{', ...' if finding.count > len(finding.first) else ''})", file=sys.stderr)  # fmt: skip
+    say(result.findings)
     findings.raise_critical(result.findings)
 
 
-def accept(
-    reference: Annotated[Path, typer.Option(help="The folder that holds the accepted profile.")] = Path(
-        "data/reference"
-    ),
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-) -> None:
-    """Accept the data set that was validated last: later ones are compared with it (drift)."""
-    from pipeline.artifacts import PROFILE, read_json, read_table, write_json
-    from pipeline.inspection.drift import profile
-
-    validation, manifest = artifacts / "validate" / "validation.json", artifacts / "ingest" / "manifest.parquet"
-    if not validation.exists() or not manifest.exists():
-        raise ValueError(f"{validation} is not there: run `dvc repro validate` first")
-    if read_json(validation)["critical_failures"]:
-        raise ValueError(f"the data fail a critical expectation ({validation}): mend them and run `dvc repro validate`")
-    accepted = profile(read_table(manifest))
-    write_json(reference / PROFILE, accepted)
-    print(f"accepted {accepted['images']:,} images of {len(accepted['classes'])} classes; commit {reference / PROFILE}")
+def say(findings: list[Finding]) -> None:
+    """A line for each check that failed, the critical ones first."""
+    failed = [finding for finding in findings if not finding.passed]
+    for finding in sorted(failed, key=lambda finding: finding.severity):
+        named = ", ".join(finding.first) + (", ..." if finding.count > len(finding.first) else "")
+        print(
+            f"{finding.severity}: {finding.check}: {finding.count:,} of {finding.of:,} ({named}); "
+            f"wanted: {finding.says}",
+            file=sys.stderr,
+        )
 
 
 def split(manifest: Path, pairs: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:

@@ -79,7 +79,7 @@ def builtin(dataset: str) -> Preset:
     if dataset == "digits":
         return Preset(
             "digits", "digits", DOWNLOADS, image_size=16, policy="digits", epochs=10, prune_epochs=3, batch_size=64,
-            test_share=0.2, min_accuracy=0.9,
+            test_share=0.2, min_accuracy=0.9, min_similarity=EXACT,
             learning_rates={"simple_cnn": 0.05, "modern_cnn": 0.05, "simple_resnet": 0.05},
         )  # fmt: skip
     if dataset not in KNOWN:

@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile
-from pipeline.commands.presets import Preset, budget, builtin, named
+from pipeline.commands.presets import EXACT, Preset, budget, builtin, named
 from pipeline.config import check
 
 LOOKED_AT = 200  # image files whose size is read
+COMPARED = 300  # image files that are compared with one another
+ALIKE = 2.0  # near-duplicates that an image has on average, where images are alike by nature
 TABLES = {".csv", ".tsv"}
 
 
@@ -54,25 +56,34 @@ def _own(images: Path) -> Preset:
     """Values for a folder, a table or an archive, from what is in it."""
     from pipeline.datasets import find
 
-    source, root, labels = _source(images)
+    source, root, labels = source_of(images)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             found = find(source, root, Path(scratch), labels)
         except ValueError as error:
             raise ValueError(f"{error}{_table_in(images)}") from None
         entries = [entry for entry in found if not entry.fault]
-        side = _typical_side(images, [entry.content for entry in entries if isinstance(entry.content, Path)])
+        files = [entry.content for entry in entries if isinstance(entry.content, Path)]
+        random.Random(0).shuffle(files)
+        side = _typical_side(images, files)
+        partners = _near_duplicates_each(files)
     per_class = Counter(entry.label for entry in entries)
     training = sum(entry.split in ("", "train") for entry in entries)
     stem = images.resolve().name if source == "image_folder" else images.name.split(".")[0]
+    if partners > ALIKE:
+        print(
+            f"note: these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only "
+            f"exact copies count as duplicates (validate.min_similarity); of videos, group the frames (split.group_pattern)"
+        )
     return Preset(
         re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images", source, _watched(root), labels=labels,
         image_size=side, min_images_per_class=min(10, max(3, min(per_class.values()))),
+        min_similarity=EXACT if partners > ALIKE else 0.9, 
         min_accuracy=round(min(0.9, 1.5 / len(per_class)), 3), **budget(training),
     )  # fmt: skip
 
 
-def _source(images: Path) -> tuple[str, Path, str]:
+def source_of(images: Path) -> tuple[str, Path, str]:
     """Source, root and labels of params.yaml's `ingest`."""
     if images.is_dir():
         return "image_folder", images, "labels.csv"
@@ -111,7 +122,7 @@ def _typical_side(images: Path, files: list[Path]) -> int:
 
     register_heif_opener()
     sides: list[int] = []
-    for file in random.Random(0).sample(files, len(files)):
+    for file in files:
         try:
             with Image.open(file) as image:
                 sides.append(min(image.size))
@@ -125,3 +136,23 @@ def _typical_side(images: Path, files: list[Path]) -> int:
         )
     typical = median(sides)
     return 128 if typical >= 96 else 64 if typical >= 48 else 32
+
+
+def _near_duplicates_each(files: list[Path]) -> float:
+    """How many near-duplicates an image has among all of them, estimated from some."""
+    import numpy as np
+
+    from pipeline.artifacts import ImageRows
+    from pipeline.config import Validate
+    from pipeline.datasets import Entry
+    from pipeline.decoding import decode
+    from pipeline.inspection.near_duplicates import find_pairs
+    from pipeline.preprocessing import Preprocessing
+
+    entries = [Entry(file.as_posix(), "", "", file) for file in files[:COMPARED]]
+    block = decode(entries, Preprocessing(32, "stretch", (255, 255, 255)))
+    count = len(block.pixels_NHWC)
+    usual = Validate()
+    rows = ImageRows(block.pixels_NHWC, np.arange(count))
+    pairs = find_pairs(block.columns["phash"], rows, usual.max_hash_distance, usual.min_similarity, most=count)
+    return 2 * len(pairs) / count**2 * len(files)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import Images, ModelCard
 
 BATCH = 64
 
@@ -35,6 +35,6 @@ class Predictor:
         assert isinstance(scores, np.ndarray)
         return scores
 
-    def probabilities(self, images_NHWC: np.ndarray) -> np.ndarray:
+    def probabilities(self, images_NHWC: Images) -> np.ndarray:
         """Any number of images, in batches: uint8 [N, size, size, 3] -> float32 [N, classes]."""
         return np.concatenate([self.run(images_NHWC[i : i + BATCH]) for i in range(0, len(images_NHWC), BATCH)])

@@ -14,8 +14,8 @@ import pandas as pd
 
 MEASURES = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
 BINS = 10
-CHANCE = 0.01  # a shift that is at least this likely by chance is none
-NEVER = 1e-4  # share that stands for an empty bin
+CHANCE = 0.001  # a shift that is at least this likely by chance is none: several measures are looked at
+PSEUDO = 0.5  # is added to every count, so that a bin that happens to be empty is not infinitely far away
 
 
 def profile(manifest: pd.DataFrame) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def _psi(before: np.ndarray, now: np.ndarray) -> float:
     from scipy.stats import chi2
 
-    before_total, now_total = before.sum(), now.sum()
-    p, q = np.maximum(before / before_total, NEVER), np.maximum(now / now_total, NEVER)
+    before, now = before + PSEUDO, now + PSEUDO
+    p, q = before / before.sum(), now / now.sum()
     psi = float(((q - p) * np.log(q / p)).sum())
-    by_chance = chi2.sf(psi / (1 / before_total + 1 / now_total), max(1, len(before) - 1))
+    by_chance = chi2.sf(psi / (1 / before.sum() + 1 / now.sum()), max(1, len(before) - 1))
     return psi if by_chance < CHANCE else 0.0

@@ -21,7 +21,7 @@ def measure(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
     (variance of the Laplacian on the 0-255 scale, Pech-Pacheco et al. 2000); `phash` (uint64).
     """
     count, height, width = images_NHWC.shape[:3]
-    pixels_NPC = images_NHWC.reshape(count, -1, 3).astype(np.float32)
+    pixels_NPC = images_NHWC.reshape(count, height * width, 3).astype(np.float32)
     # As a product, which is ten times as fast as a mean over the middle axis
     mean_NC = (np.full((1, height * width), 1 / (height * width), np.float32) @ pixels_NPC)[:, 0]
     luma_NHW = (pixels_NPC @ LUMA).reshape(count, height, width)
@@ -57,7 +57,7 @@ def _laplacian_variance(luma_NHW: np.ndarray) -> np.ndarray:
     edges += luma_NHW[:, 2:, 1:-1]
     edges += luma_NHW[:, 1:-1, :-2]
     edges += luma_NHW[:, 1:-1, 2:]
-    flat = edges.reshape(len(edges), -1)
+    flat = edges.reshape(len(edges), edges.shape[1] * edges.shape[2])
     variance: np.ndarray = np.maximum(np.einsum("np,np->n", flat, flat) / flat.shape[1] - flat.mean(axis=1) ** 2, 0)
     return variance
 

@@ -21,12 +21,14 @@ MOST = 50  # pairs an image, on average: beyond that the images are alike by nat
 FLAT = 1.0  # grey levels: a picture with less contrast resembles any other
 
 
-def find_pairs(hashes: np.ndarray, images: ImageRows, max_hash_distance: int, min_similarity: float) -> pd.DataFrame:
+def find_pairs(
+    hashes: np.ndarray, images: ImageRows, max_hash_distance: int, min_similarity: float, most: int = MOST
+) -> pd.DataFrame:
     """All pairs of `images` that are near-duplicates: `first` < `second`, `distance`, `similarity`.
 
     `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
     of brightness and contrast do not touch. Every image is compared with every other: 60,000 take seconds, a million
-    minutes. Raises ValueError where the images are too much alike to tell.
+    minutes. Raises ValueError where there are more than `most` pairs an image, which are too many to be copies.
     """
     if min_similarity >= 1:  # exact copies are found by their checksum
         return pd.DataFrame({"first": [], "second": [], "distance": [], "similarity": []}).astype(
@@ -37,9 +39,9 @@ def find_pairs(hashes: np.ndarray, images: ImageRows, max_hash_distance: int, mi
         similarity = _similarity(images, first, second)
         sure = similarity >= min_similarity
         count += int(sure.sum())
-        if count > MOST * len(hashes):
+        if count > most * len(hashes):
             raise ValueError(
-                f"more than {MOST} near-duplicates an image: these images are alike by nature, so raise "
+                f"more than {most} near-duplicates an image: these images are alike by nature, so raise "
                 f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
             )
         pairs = pd.DataFrame({"first": first, "second": second, "distance": distance, "similarity": similarity})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.artifacts import Images
 from pipeline.config import Benchmark
 from pipeline.inference.predictor import Predictor
 
@@ -17,7 +18,7 @@ WARMUP = 3
 
 
 def benchmark(
-    files: dict[tuple[str, str], Path], known: dict[tuple[str, str], dict[str, float]], images_NHWC: np.ndarray,
+    files: dict[tuple[str, str], Path], known: dict[tuple[str, str], dict[str, float]], images_NHWC: Images,
     config: Benchmark,
 ) -> dict[str, Any]:  # fmt: skip
     """benchmark.json: hardware and a row per (model, variant): what earlier stages found (`known`), size and speed.
@@ -26,7 +27,9 @@ def benchmark(
     at each batch size. Rounds go over all variants in turn, so that a noisy moment hits them all.
     """
     predictors = {key: Predictor(path, config.threads) for key, path in files.items()}
-    batches = {size: np.resize(images_NHWC, (size, *images_NHWC.shape[1:])) for size in {1, *config.batch_sizes}}
+    sizes = {1, *config.batch_sizes}
+    shown = images_NHWC[: max(sizes)]
+    batches = {size: np.resize(shown, (size, *shown.shape[1:])) for size in sizes}
     timings: dict[tuple[tuple[str, str], int], list[float]] = {(k, b): [] for k in predictors for b in batches}
     for turn in tqdm(range(-WARMUP, config.rounds), "benchmark", unit=" rounds", disable=None):
         for (key, size), times in timings.items():

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.artifacts import Dataset, ModelCard
+from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Evaluate
 from pipeline.evaluation import metrics, plots
 from pipeline.inference.predictor import Predictor
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def _mistakes(
-    name: str, images_NHWC: np.ndarray, labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...], most: int
+    name: str, images_NHWC: Images, labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...], most: int
 ) -> Figure:
     """The wrong answers that the network was surest of."""
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import Images, ModelCard
 from pipeline.config import Export
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
@@ -19,7 +19,7 @@ from pipeline.training.deployable import Deployable, probabilities
 
 
 def export(
-    network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, config: Export, path: Path
+    network: nn.Module, card: ModelCard, images_NHWC: Images, labels: np.ndarray, config: Export, path: Path
 ) -> dict[str, Any]:
     """Write the ONNX file to `path` and return its metrics.
 
@@ -46,7 +46,7 @@ def export(
 
 
 def _prove(
-    path: Path, network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, tolerance: float
+    path: Path, network: nn.Module, card: ModelCard, images_NHWC: Images, labels: np.ndarray, tolerance: float
 ) -> dict[str, float]:
     by_torch = probabilities(network, card, images_NHWC, torch.device("cpu"))
     by_onnx = Predictor(path).probabilities(images_NHWC)

@@ -1,0 +1,84 @@
+"""`audit`: labels that a trained network contradicts, to be looked at by a person.
+
+Confident learning: C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
+JAIR 2021 (https://arxiv.org/abs/1911.00068), by its library cleanlab. It needs probabilities from a model that has not seen
+the label in question. The network has, and learns wrong labels by heart; so its last layer is replaced by a linear
+classifier on the network's features that is fitted anew on the other folds of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from pipeline.artifacts import Dataset, ImageRows, ModelCard
+from pipeline.config import Audit
+from pipeline.evaluation.plots import image_grid
+from pipeline.training.deployable import features
+
+FOLDS = 5
+FITTED = 20_000  # images that a fold's classifier is fitted on, at most
+
+
+@dataclass(frozen=True)
+class Audited:
+    """`suspects`: path, class, split, suggested (class), probability (of the given class), the surest first."""
+
+    suspects: pd.DataFrame
+    picture: Figure
+
+
+def audit(
+    name: str, network: nn.Module, card: ModelCard, dataset: Dataset, config: Audit, device: torch.device
+) -> Audited:
+    """Look at every image of the data set with the network called `name`."""
+    from cleanlab.filter import find_label_issues
+
+    everything = ImageRows(dataset.images_NHWC, np.arange(len(dataset.labels)))
+    scores = held_out_probabilities(features(network, card, everything, device), dataset.labels)
+    rows = find_label_issues(
+        dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
+    )
+    names = np.array(card.class_names)
+    suspects = dataset.splits.iloc[rows][["path", "class", "split"]].assign(
+        suggested=names[scores[rows].argmax(axis=1)], probability=scores[rows, dataset.labels[rows]].round(4)
+    )
+    shown = suspects.head(config.shown)
+    captions = [f"{row['class']}\nrather {row['suggested']}?" for row in shown.to_dict("records")]
+    title = f"{len(suspects):,} labels that {name} contradicts" if len(suspects) else f"{name} contradicts no label"
+    picture = image_grid(dataset.images_NHWC[rows[: len(shown)]], captions, 8, title)
+    return Audited(suspects.reset_index(drop=True), picture)
+
+
+def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[N, classes]: of each image by a linear discriminant that was fitted without its fold.
+
+    A discriminant has a closed form, and wrong labels hardly move its class means. Raises ValueError where a class
+    has fewer images than there are folds.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = min(FOLDS, int(np.bincount(labels).min()))
+    if folds < 2:
+        raise ValueError("a class has a single image, so that its label cannot be doubted: add images to it")
+    scores = np.zeros((len(labels), labels.max() + 1))
+    draw = np.random.default_rng(0)
+    for fitting, held_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(features_NF, labels):
+        some = _some_of_each(draw.permutation(fitting), labels)
+        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        scores[held_out] = discriminant.fit(features_NF[some], labels[some]).predict_proba(features_NF[held_out])
+    return scores
+
+
+def _some_of_each(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """At most FITTED rows, equally many of each class as far as there are."""
+    most = max(2, FITTED // (labels.max() + 1))
+    place = pd.Series(rows).groupby(labels[rows]).cumcount().to_numpy()
+    kept: np.ndarray = rows[place < most]
+    return kept

@@ -1,0 +1,147 @@
+"""A folder with one of each fault: what happens to each, as the table in docs/dirty-folders.md says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artifacts import read_images
+from pipeline.config import Ingest, Validate
+from pipeline.inspection import gallery
+from pipeline.inspection.findings import Finding, raise_critical, report
+from pipeline.stages.ingest import ingest
+from pipeline.stages.validate import Validation, validate
+from tests.dirty import clean_folder, dirty_folder
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything that ingest and validate say of a folder."""
+
+    manifest: pd.DataFrame
+    quarantine: dict[str, str]
+    images_NHWC: np.ndarray
+    validation: Validation
+    page: str
+
+    def row(self, name: str) -> int:
+        (row,) = np.flatnonzero(self.manifest["path"].str.endswith(f"/{name}"))
+        return int(row)
+
+    def failed(self) -> dict[str, Finding]:
+        return {finding.check: finding for finding in self.validation.findings if not finding.passed}
+
+
+def judged(root: Path, folder: Path) -> Judged:
+    found = ingest(Ingest(source="image_folder", root=str(root), image_size=64), folder / "images.npy")
+    images = read_images(folder / "images.npy")
+    result = validate(found.manifest, found.quarantine, images, None, Validate(), folder / "docs")
+    page = gallery.page(result.findings, result.images, result.pairs, found.quarantine, images)
+    aside = {
+        Path(path).name: reason
+        for path, reason in zip(found.quarantine["path"], found.quarantine["reason"], strict=True)
+    }
+    return Judged(found.manifest, aside, images, result, page)
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    folder = tmp_path_factory.mktemp("dirty")
+    return judged(dirty_folder(folder / "images"), folder)
+
+
+def test_a_clean_folder_has_no_findings(tmp_path: Path) -> None:
+    """No false alarm: every check passes with nobody outside."""
+    clean = judged(clean_folder(tmp_path / "images"), tmp_path)
+    assert clean.quarantine == {}
+    assert [(f.check, f.count) for f in clean.validation.findings if f.count] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("truncated.jpg", "damaged: Premature end of JPEG file"),
+        ("damaged in the middle.jpg", "damaged"),
+        ("empty.jpg", "the file is empty"),
+        ("text.jpg", "not an image that Pillow knows"),
+        ("animated.gif", "animated or has several pages (2 frames)"),
+        ("bomb.png", "more than 89,478,485 pixels (decompression bomb)"),
+        ("loop", "a link to a folder that holds it (loop)"),
+        ("itself.jpg", "cannot be opened: Too many levels of symbolic links"),
+        ("empty class", "the class folder is empty"),
+    ],
+)
+def test_what_is_no_image_is_set_aside(dirty: Judged, name: str, reason: str) -> None:
+    """Each with its path and a reason that says what is wrong."""
+    assert reason in dirty.quarantine[name]
+
+
+def test_nothing_else_is_set_aside(dirty: Judged) -> None:
+    """The nine above, and no good file with them."""
+    assert len(dirty.quarantine) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    [
+        ("cmyk.jpg", "CMYK", (100, 100)),
+        ("sixteen bit.png", "I;16", (100, 100)),
+        ("rgba.png", "RGBA", (100, 100)),
+        ("palette.png", "P", (100, 100)),
+        ("turned.jpg", "RGB", (60, 100)),
+        ("Schöne Katze 猫.jpg", "RGB", (100, 100)),
+        ("UPPER.JPG", "RGB", (100, 100)),
+        ("phone.heic", "RGB", (100, 100)),
+        ("huge.jpg", "RGB", (3024, 3024)),
+    ],
+)
+def test_unusual_images_become_rgb(dirty: Judged, name: str, mode: str, size: tuple[int, int]) -> None:
+    """All of them are read; the manifest says what they were."""
+    found = dirty.manifest.iloc[dirty.row(name)]
+    assert (found["mode"], (found["width"], found["height"])) == (mode, size)
+    assert found["class"] == "cat"
+
+
+def test_sixteen_bits_are_scaled_and_transparency_shows_the_background(dirty: Judged) -> None:
+    """Not clipped to white, not the hidden colour."""
+    assert (dirty.images_NHWC[dirty.row("sixteen bit.png")] == 128).all()
+    assert dirty.images_NHWC[dirty.row("rgba.png")][0].min() > 240  # transparent at the top: white
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "names"),
+    [
+        ("known_classes", "critical", ["empty class (no image)"]),
+        ("class_images", "critical", ["only one.jpg"]),
+        ("one_label", "critical", ["003.jpg", "two labels.jpg"]),
+        ("leakage", "warning", ["001.jpg", "002.jpg", "leaked, other quality.jpg", "leaked.jpg"]),
+        ("size", "warning", ["huge.jpg"]),
+        ("contrast", "warning", ["black.jpg", "sixteen bit.png"]),
+        ("sharpness_outlier", "warning", ["black.jpg", "blurred.jpg", "huge.jpg", "rgba.png", "sixteen bit.png"]),
+    ],
+)
+def test_each_finding_names_its_images(dirty: Judged, check: str, severity: str, names: list[str]) -> None:
+    """The culprits and nobody else."""
+    finding = dirty.failed()[check]
+    assert finding.severity == severity
+    assert sorted(Path(path).name for path in finding.first) == names
+
+
+def test_too_many_unreadable_files_are_critical(dirty: Judged) -> None:
+    """More than `validate.max_quarantined`; the first of them are named."""
+    assert dirty.failed()["readable"].count == 9
+    with pytest.raises(ValueError, match=r"fail a critical expectation.*and 3 more critical failures.*mend the data"):
+        raise_critical(dirty.validation.findings)
+
+
+def test_the_page_shows_every_finding(dirty: Judged) -> None:
+    """Thumbnails without a network, each with its path; and what was set aside, with the reason."""
+    assert "https://" not in dirty.page
+    for name in ("two labels.jpg", "leaked.jpg", "huge.jpg", "blurred.jpg", "animated.gif", "Premature end of JPEG"):
+        assert name in dirty.page
+    assert dirty.page.count("data:image/png;base64,") > 20
+    assert report(dirty.validation.findings)["critical_failures"] == 4

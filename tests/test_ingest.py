@@ -1,0 +1,84 @@
+"""`ingest`: a row and a picture per image, in bounded memory, the same with any number of processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artifacts import Dataset, read_dataset, read_images, read_table, write_table
+from pipeline.config import Ingest
+from pipeline.stages.ingest import BLOCK, ingest
+
+
+def config(root: Path, **more: object) -> Ingest:
+    return Ingest.model_validate({"source": "image_folder", "root": str(root), "image_size": 16, **more})
+
+
+def test_ingest_writes_a_row_and_a_picture_per_image(tmp_path: Path, digit_folder: Path) -> None:
+    """The array and the manifest are in the same order, and the numbers are those of the files."""
+    found = ingest(config(digit_folder), tmp_path / "images.npy")
+    images = read_images(tmp_path / "images.npy")
+    assert images.shape == (120, 16, 16, 3)
+    assert len(found.manifest) == 120
+    first = found.manifest.iloc[0]
+    assert (first["path"], first["width"], first["mode"], first["format"]) == ("digit-0/000.png", 8, "L", "PNG")
+    assert first["bytes"] == (digit_folder / "digit-0" / "000.png").stat().st_size
+    assert first["brightness"] == pytest.approx(images[0].mean() / 255, abs=1e-3)
+
+
+def test_ingest_with_many_processes_gives_the_same_bytes(tmp_path: Path, digit_folder: Path) -> None:
+    """Order and content do not depend on the number of processes."""
+    root = tmp_path / "images"
+    for copy in range(10):  # more than the few blocks that one process keeps for itself
+        shutil.copytree(digit_folder, root / "train", dirs_exist_ok=True, copy_function=_numbered(copy))
+    alone = ingest(config(root, workers=1), tmp_path / "alone.npy")
+    many = ingest(config(root, workers=2), tmp_path / "many.npy")
+    assert len(alone.manifest) == 1200 > 4 * BLOCK
+    pd.testing.assert_frame_equal(alone.manifest, many.manifest)
+    assert (tmp_path / "alone.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
+
+
+def _numbered(copy: int) -> Callable[[str, str], str]:
+    return lambda source, target: shutil.copy2(source, str(Path(target).parent / f"{copy}-{Path(target).name}"))
+
+
+def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path, digit_folder: Path) -> None:
+    """The good images keep their order; the bad ones are listed."""
+    root = shutil.copytree(digit_folder, tmp_path / "images")
+    (root / "digit-0" / "000.png").write_bytes(b"")
+    (root / "digit-1" / "note.jpg").write_text("not an image")
+    found = ingest(config(root), tmp_path / "images.npy")
+    assert found.quarantine["path"].tolist() == ["digit-0/000.png", "digit-1/note.jpg"]
+    assert len(read_images(tmp_path / "images.npy")) == len(found.manifest) == 119
+
+
+def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:
+    """Shifted labels would look like a bad model."""
+    np.save(tmp_path / "images.npy", np.zeros((7, 16, 16, 3), np.uint8))
+    write_table(tmp_path / "splits.parquet", dataset.splits)
+    with pytest.raises(ValueError, match=r"has 7 images and .* 120: run `dvc repro` first"):
+        read_dataset(tmp_path / "images.npy", tmp_path / "splits.parquet")
+
+
+def test_class_names_survive_csv(tmp_path: Path) -> None:
+    """001 is not 1, and NA is a class."""
+    write_table(tmp_path / "t.csv", pd.DataFrame({"class": ["001", "NA"], "recall": [0.5, 1.0]}))
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"class": ["001", "NA"], "recall": [0.5, 1.0]}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_named(tmp_path: Path, digit_folder: Path) -> None:
+    """Not an empty class: a class that may not be read."""
+    root = shutil.copytree(digit_folder, tmp_path / "images")
+    (root / "digit-0").chmod(0)
+    try:
+        with pytest.raises(ValueError, match="digit-0 cannot be read"):
+            ingest(config(root), tmp_path / "images.npy")
+    finally:
+        (root / "digit-0").chmod(0o755)

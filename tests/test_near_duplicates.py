@@ -1,0 +1,110 @@
+"""Copies, near-duplicates and drift: found where they are, and not where they are not."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from pipeline.artifacts import ImageRows
+from pipeline.inspection.alike import alike
+from pipeline.inspection.drift import drift, profile
+from pipeline.inspection.measures import measure
+from pipeline.inspection.near_duplicates import find_pairs
+from tests.dirty import photo
+
+SIDE = 64
+ORIGINALS = [photo(seed, SIDE) for seed in range(60)]
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image.convert("RGB")) for image in images])
+
+
+def manifest_of(images_NHWC: np.ndarray) -> pd.DataFrame:
+    names = [f"{i:03d}.png" for i in range(len(images_NHWC))]
+    contents = [image.tobytes().hex()[:4000] for image in images_NHWC]
+    return pd.DataFrame({"path": names, "class": "a", "sha256": contents, **measure(images_NHWC)})
+
+
+def compressed(image: Image.Image) -> Image.Image:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=30)
+    return Image.open(buffer)
+
+
+VERSIONS = {
+    "compressed": compressed(ORIGINALS[0]),
+    "brighter": ImageEnhance.Brightness(ORIGINALS[1]).enhance(1.2),
+    "less contrast": ImageEnhance.Contrast(ORIGINALS[2]).enhance(0.6),
+    "scaled": ORIGINALS[3].resize((40, 40)).resize((SIDE, SIDE)),
+    "cropped a little": ORIGINALS[4].crop((1, 1, SIDE - 1, SIDE - 1)).resize((SIDE, SIDE)),
+}
+
+
+def test_versions_of_a_picture_are_found_and_other_pictures_are_not() -> None:
+    """60 pictures and five versions of five of them: five pairs."""
+    images = pixels([*ORIGINALS, *VERSIONS.values()])
+    pairs = find_pairs(measure(images)["phash"], ImageRows(images, np.arange(len(images))), 10, 0.9)
+    assert pairs[["first", "second"]].to_numpy().tolist() == [[i, 60 + i] for i in range(5)]
+
+
+def test_flat_pictures_resemble_nothing() -> None:
+    """Two plain walls of different colours are two pictures."""
+    flat = pixels([Image.new("RGB", (SIDE, SIDE), (level, 50, 50)) for level in range(0, 250, 10)])
+    assert find_pairs(measure(flat)["phash"], ImageRows(flat, np.arange(len(flat))), 10, 0.9).empty
+
+
+def test_pictures_that_are_alike_by_nature_are_a_sentence() -> None:
+    """Thousands of pairs are no copies, and would fill the memory."""
+    same = pixels([ORIGINALS[0]] * 120)
+    with pytest.raises(ValueError, match=r"alike by nature, so raise validate\.min_similarity \(it is 0\.9; 1 looks"):
+        find_pairs(measure(same)["phash"], ImageRows(same, np.arange(120)), 10, 0.9)
+
+
+def test_what_is_true_of_a_file_is_true_of_its_copies() -> None:
+    """A copy of a picture is a near-duplicate of its versions too; the table names the paths."""
+    images = pixels([*ORIGINALS[:3], VERSIONS["compressed"], ORIGINALS[0]])
+    pairs = alike(manifest_of(images), images, 10, 0.9)
+    assert pairs[["first", "second", "exact"]].to_numpy().tolist() == [[0, 3, False], [0, 4, True], [3, 4, False]]
+    assert pairs["second_path"].tolist() == ["003.png", "004.png", "004.png"]
+
+
+def test_a_similarity_of_one_looks_for_exact_copies_only() -> None:
+    """For images that are alike by nature."""
+    images = pixels([ORIGINALS[0], VERSIONS["compressed"], ORIGINALS[0]])
+    pairs = alike(manifest_of(images), images, 10, 1.0)
+    assert pairs[["first", "second", "exact"]].to_numpy().tolist() == [[0, 2, True]]
+
+
+def drawn(count: int, seed: int, **changed: float) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    measures = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
+    table = {name: draw.normal(0.5 + changed.get(name, 0.0), 0.1, count) for name in measures}
+    return pd.DataFrame({"class": draw.choice(["a", "b"], count), **table})
+
+
+@pytest.mark.parametrize("count", [60, 2000])
+def test_another_draw_of_the_same_kind_is_no_drift(count: int) -> None:
+    """Also of few images, where the index itself is large by chance."""
+    for seed in range(10):
+        assert max(drift(profile(drawn(count, 100)), drawn(count, seed)).values()) < 0.25
+
+
+def test_darker_images_and_another_mix_of_classes_are_drift() -> None:
+    """The measure that moved is named, and no other."""
+    shifts = drift(profile(drawn(2000, 0)), drawn(500, 1, brightness=-0.2))
+    assert [name for name, psi in shifts.items() if psi > 0.25] == ["brightness"]
+    fewer = drawn(2000, 1)
+    shifts = drift(profile(drawn(2000, 0)), fewer[(fewer["class"] == "a") | (fewer.index % 10 == 0)])
+    assert [name for name, psi in shifts.items() if psi > 0.25] == ["classes"]
+
+
+def test_a_new_class_is_drift() -> None:
+    """So is one that is gone."""
+    before, now = drawn(500, 0), drawn(500, 1)
+    now["class"] = now["class"].replace("b", "c")
+    assert drift(profile(before), now)["classes"] > 1

@@ -1,0 +1,230 @@
+"""`split`: properties that hold for any data set (hypothesis), and the cases that people ask about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.artifacts import read_table, write_table
+from pipeline.config import Split
+from pipeline.stages.split import split
+from tests.conftest import NO_PAIRS
+
+COUNTS = st.lists(st.integers(3, 60), min_size=2, max_size=5)
+SHARES = st.sampled_from([(0.1, 0.1), (0.15, 0.15), (0.2, 0.3), (0.1, 0.0001)])
+
+
+def manifest_of(counts: list[int], start: int = 0, group: str = "") -> pd.DataFrame:
+    """`counts[i]` images of class i, numbered from `start`; all contents differ."""
+    names = [(f"class-{label}", number) for label, count in enumerate(counts) for number in range(start, start + count)]
+    return pd.DataFrame({
+        "path": [f"{label}/{number:04d}.png" for label, number in names],
+        "class": [label for label, _ in names],
+        "source_split": "",
+        "group": group,
+        "sha256": [f"{label}-{number}" for label, number in names],
+    })  # fmt: skip
+
+
+def pairs_of(ties: list[tuple[int, int]], exact: bool = False) -> pd.DataFrame:
+    first, second = zip(*(sorted(tie) for tie in ties), strict=True)
+    return pd.DataFrame({"first": first, "second": second, "exact": exact})
+
+
+def joined(*tables: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)
+
+
+@given(COUNTS, SHARES, st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_every_class_has_its_shares_within_one_image(counts: list[int], shares: tuple[float, float], seed: int) -> None:
+    """Whatever the counts; and every class stands on every side."""
+    validation, test = shares
+    table = split(manifest_of(counts), NO_PAIRS, None, Split(validation=validation, test=test, seed=seed))
+    found = pd.crosstab(table["class"], table["split"])
+    for label, count in enumerate(counts):
+        row = found.loc[f"class-{label}"]
+        assert abs(row["test"] - max(1, test * count)) <= 1
+        assert abs(row["val"] - max(1, validation * count)) <= 1
+        assert row["train"] >= 1
+
+
+@given(COUNTS, st.data())
+@settings(deadline=None, max_examples=60)
+def test_groups_are_never_cut(counts: list[int], data: st.DataObject) -> None:
+    """Near-duplicates, copies and patients: nothing that is tied together stands on two sides."""
+    manifest = manifest_of([count + 30 for count in counts])
+    rows = st.integers(0, len(manifest) - 1)
+    ties = data.draw(st.lists(st.tuples(rows, rows).filter(lambda tie: tie[0] != tie[1]), min_size=1, max_size=25))
+    patients = data.draw(
+        st.lists(st.sampled_from(["", "", "", "p1", "p2"]), min_size=len(manifest), max_size=len(manifest))
+    )
+    manifest["group"] = [p if i % 7 == 0 else "" for i, p in enumerate(patients)]
+    table = split(manifest, pairs_of(ties), None, Split(validation=0.1, test=0.2))
+    assert all(table["split"].iloc[a] == table["split"].iloc[b] for a, b in ties)
+    for _, members in table.groupby("group"):
+        assert members["split"].nunique() == 1
+
+
+@given(COUNTS, COUNTS, st.data())
+@settings(deadline=None, max_examples=60)
+def test_growth_moves_no_old_image(counts: list[int], more: list[int], data: st.DataObject) -> None:
+    """New images, new classes, near-duplicates of old ones; the shares stay within one image a step."""
+    old = manifest_of(counts)
+    config = Split(validation=0.1, test=0.2)
+    before = split(old, NO_PAIRS, None, config)
+    grown = joined(manifest_of(more, start=1000), old)
+    rows = st.integers(0, len(grown) - 1)
+    new_rows = st.integers(0, sum(more) - 1)
+    ties = data.draw(st.lists(st.tuples(new_rows, rows).filter(lambda tie: tie[0] != tie[1]), max_size=6))
+    after = split(grown, pairs_of(ties) if ties else NO_PAIRS, before, config)
+    assert after["split"].iloc[sum(more) :].tolist() == before["split"].tolist()
+    sides = after["split"].to_numpy()
+    assert all(sides[a] == sides[b] or "left_out" in (sides[a], sides[b]) for a, b in ties)
+
+
+@given(COUNTS, COUNTS)
+@settings(deadline=None, max_examples=40)
+def test_the_shares_hold_after_growth(counts: list[int], more: list[int]) -> None:
+    """New images go where the class lacks them."""
+    config = Split(validation=0.1, test=0.2)
+    old, new = manifest_of(counts), manifest_of(more, start=1000)
+    table = split(joined(old, new), NO_PAIRS, split(old, NO_PAIRS, None, config), config)
+    found = pd.crosstab(table["class"], table["split"])
+    for label, count in table["class"].value_counts().items():
+        assert abs(found.loc[label, "test"] - 0.2 * count) <= 2
+        assert abs(found.loc[label, "val"] - max(1, 0.1 * count)) <= 2
+
+
+@given(st.lists(st.integers(12, 60), min_size=2, max_size=4), st.integers(2, 10))
+@settings(deadline=None, max_examples=40)
+def test_folds_are_stratified_and_disjoint(counts: list[int], folds: int) -> None:
+    """Each image validates in exactly one fold; the test split is the same in all of them."""
+    tables = [
+        split(manifest_of(counts), NO_PAIRS, None, Split(test=0.1, folds=folds, fold=fold)) for fold in range(folds)
+    ]
+    validated = sum((table["split"] == "val").astype(int) for table in tables)
+    tested = tables[0]["split"] == "test"
+    assert (validated == (~tested).astype(int)).all()
+    assert all(((table["split"] == "test") == tested).all() for table in tables)
+    sizes = pd.crosstab(tables[0]["class"], tables[0]["fold"]).drop(columns=-1)
+    for label, count in enumerate(counts):
+        assert (sizes.loc[f"class-{label}"] - 0.9 * count / folds).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("validation", "test", "wanted"), [(0.1, 0.1, [80, 10, 10]), (0.15, 0.15, [70, 15, 15])])
+def test_the_usual_shares(validation: float, test: float, wanted: list[int]) -> None:
+    """80/10/10 and 70/15/15 of a hundred."""
+    table = split(manifest_of([100, 200]), NO_PAIRS, None, Split(validation=validation, test=test))
+    counts = pd.crosstab(table["class"], table["split"])
+    assert counts.loc["class-0", ["train", "val", "test"]].tolist() == wanted
+    assert counts.loc["class-1", ["train", "val", "test"]].tolist() == [2 * n for n in wanted]
+
+
+def test_neither_order_nor_names_matter_but_the_seed_does() -> None:
+    """Shuffled or renamed files stay where they were."""
+    manifest, config = manifest_of([40, 40]), Split(validation=0.1, test=0.2)
+    table = split(manifest, NO_PAIRS, None, config)
+    shuffled = manifest.sample(frac=1, random_state=1).assign(path=lambda t: "x" + t["path"])
+    again = split(shuffled.reset_index(drop=True), NO_PAIRS, None, config)
+    assert again.set_index("sha256")["split"].to_dict() == table.set_index("sha256")["split"].to_dict()
+    assert (
+        split(manifest, NO_PAIRS, None, config.model_copy(update={"seed": 1}))["split"].tolist()
+        != table["split"].tolist()
+    )
+
+
+def test_another_share_for_validation_leaves_the_test_split_alone() -> None:
+    """Otherwise a champion would be tested on what it was trained on."""
+    small, large = (
+        split(manifest_of([40, 40]), NO_PAIRS, None, Split(validation=share, test=0.2))["split"] == "test"
+        for share in (0.1, 0.3)
+    )
+    assert small.tolist() == large.tolist()
+
+
+def test_the_memory_survives_the_file_and_ends_with_the_rules(tmp_path: Path) -> None:
+    """An earlier table counts as long as seed, shares and groups are the same; running twice changes nothing."""
+    config = Split(validation=0.1, test=0.2)
+    manifest = manifest_of([30, 30])
+    write_table(tmp_path / "splits.parquet", split(manifest, NO_PAIRS, None, config))
+    earlier = read_table(tmp_path / "splits.parquet")
+    write_table(tmp_path / "again.parquet", split(manifest, NO_PAIRS, earlier, config))
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "splits.parquet").read_bytes()
+    grown = joined(manifest, manifest_of([30, 30], start=100))
+    reseeded = config.model_copy(update={"seed": 3})
+    fresh, after = (split(grown, NO_PAIRS, table, reseeded)["split"].tolist() for table in (None, earlier))
+    assert after == fresh
+
+
+def test_the_sources_own_test_split_is_kept_unless_told() -> None:
+    """`keep_source_splits` decides; the validation split is cut from the rest."""
+    manifest = manifest_of([40, 40, 40])
+    own = manifest.assign(source_split=["test" if i % 4 == 0 else "train" for i in range(120)])
+    kept = split(own, NO_PAIRS, None, Split(validation=0.1, test=0.2))
+    assert ((kept["split"] == "test") == (own["source_split"] == "test")).all()
+    assert (kept["split"] == "val").sum() == 9
+    recut = split(own, NO_PAIRS, None, Split(validation=0.1, test=0.2, keep_source_splits=False))
+    assert (recut["split"] == "test").sum() == 24
+
+
+def test_what_is_like_an_image_of_the_sources_test_split_is_left_out() -> None:
+    """The official test split is not touched; its near-duplicates teach nobody, and theirs neither."""
+    manifest = manifest_of([40, 40])
+    manifest["source_split"] = ["test" if i % 4 == 0 else "train" for i in range(80)]
+    table = split(manifest, pairs_of([(1, 4), (1, 2), (5, 6)]), None, Split(validation=0.1))
+    assert table["split"].iloc[[4, 1, 2]].tolist() == ["test", "left_out", "left_out"]
+    assert table["split"].iloc[5] == table["split"].iloc[6] != "left_out"
+
+
+def test_a_new_image_that_ties_two_old_ones_together_is_left_out() -> None:
+    """It would leak from one side to the other; the old ones are not alike, and stay."""
+    old, config = manifest_of([20, 20]), Split(validation=0.1, test=0.2)
+    before = split(old, NO_PAIRS, None, config)
+    tested, trained = (int(np.flatnonzero(before["split"] == side)[0]) for side in ("test", "train"))
+    grown = joined(old, manifest_of([1, 0], start=500))
+    after = split(grown, pairs_of([(tested, 40), (trained, 40)]), before, config)
+    assert after["split"].tolist() == [*before["split"], "left_out"]
+
+
+def test_a_pattern_on_the_path_makes_groups() -> None:
+    """Frames of one video; a pattern that fits nothing is named."""
+    manifest = manifest_of([60, 60])
+    manifest["path"] = [f"class-{i // 60}/video{i % 60 // 3:02d}_{i % 3}.png" for i in range(120)]
+    table = split(manifest, NO_PAIRS, None, Split(validation=0.1, test=0.2, group_pattern=r"(class-\d/video\d+)_"))
+    assert table.groupby(manifest["path"].str[:15])["split"].nunique().max() == 1
+    assert 22 <= (table["split"] == "test").sum() <= 26
+    with pytest.raises(
+        ValueError, match=r"split\.group_pattern '\(clip\)' matches no path, e\.g\. not class-0/video00_0"
+    ):
+        split(manifest, NO_PAIRS, None, Split(group_pattern="(clip)"))
+
+
+def test_the_sources_own_groups_stay_together() -> None:
+    """The `group` column of a table of paths and labels."""
+    manifest = manifest_of([60, 60]).assign(group=[f"patient-{i % 15}" for i in range(120)])
+    table = split(manifest, NO_PAIRS, None, Split(validation=0.2, test=0.2))
+    assert table.groupby(manifest["group"])["split"].nunique().max() == 1
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
+def test_a_class_without_training_images_is_named() -> None:
+    """All readable images of a class may stand in the source's test split."""
+    manifest = manifest_of([20, 20])
+    own = manifest.assign(source_split=np.where(manifest["class"] == "class-1", "test", "train"))
+    with pytest.raises(ValueError, match="class 'class-1' has no image left to train on"):
+        split(own, NO_PAIRS, None, Split(validation=0.1, test=0.2))
+
+
+def test_a_class_too_small_to_split_is_named() -> None:
+    """Two images cannot be in three splits, nor can fifty of one patient."""
+    with pytest.raises(ValueError, match="class 'class-1' has 2 distinct images or groups, too few for test"):
+        split(manifest_of([40, 2]), NO_PAIRS, None, Split())
+    one_patient = joined(manifest_of([40, 0]), manifest_of([0, 50], group="p"))
+    with pytest.raises(ValueError, match="class 'class-1' has 1 distinct images or groups"):
+        split(one_patient, NO_PAIRS, None, Split())
