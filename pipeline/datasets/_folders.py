@@ -17,11 +17,17 @@ Identity = tuple[int, int]  # device and inode: the same whatever links lead the
 
 def listing(folder: Path) -> list[Path]:
     """What a folder holds, sorted; hidden names and litter aside. Raises ValueError if it cannot be read."""
+    return [folder / entry.name for entry in _scan(folder)]
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """The same with what the operating system says of each for nothing: asking for 60,000 files takes a second."""
     try:
-        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
-    return [path for path in paths if path.name[0] != "." and path.name.lower() not in LITTER]
+    return [entry for entry in found if entry.name[0] != "." and entry.name.lower() not in LITTER]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -65,17 +71,20 @@ def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
             continue
         entered.add(me)
         above = above | lineage(here)
-        for path in listing(here):
-            if not is_folder(path):
+        for entry in _scan(here):
+            path = here / entry.name
+            if entry.is_file(follow_symlinks=False):
+                found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
+            elif not is_folder(path):
                 found.append((path, fault(path)))
             else:
-                (links if path.is_symlink() else real).append((path, above))
+                (links if entry.is_symlink() else real).append((path, above))
     return found
 
 
 def fault(file: Path) -> str:
     """Why a file must not be opened or cannot be named, or ""."""
-    if printable(file) != str(file):
+    if printable(file.name) != file.name:
         return NOT_TEXT
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
@@ -84,6 +93,6 @@ def fault(file: Path) -> str:
     return "" if regular else NOT_REGULAR
 
 
-def printable(path: Path) -> str:
-    """The path with forward slashes; bytes that are not UTF-8 as \\xNN."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+def printable(name: str) -> str:
+    """A path or a part of it; bytes that are not UTF-8 as \\xNN."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -72,14 +72,15 @@ def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -
 
 
 def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
-    if printable(label) != str(label):
+    if printable(label.name) != label.name:
         return [_entry(root, label, label, split, NOT_TEXT)]
     found = files(label, above) or [(label, "the class folder is empty")]
     return [_entry(root, file, label, split, fault) for file, fault in found]
 
 
 def _entry(root: Path, file: Path, label: Path, split: str, fault: str) -> Entry:
-    return Entry(printable(file.relative_to(root)), printable(Path(label.name)), split, file, fault=fault)
+    path = file.as_posix().removeprefix(root.as_posix()).lstrip("/")  # relative_to takes ten times as long
+    return Entry(printable(path), printable(label.name), split, file, fault=fault)
 
 
 def _no_classes(root: Path) -> str:
