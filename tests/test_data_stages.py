@@ -1,4 +1,4 @@
-"""ingest, validate, split, augment: pure functions on small real data."""
+"""ingest, validate, split: pure functions on small real data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import Dataset, read_dataset, read_images, read_table, write_table
-from pipeline.config import Augment, Ingest, Split, Validate
-from pipeline.stages.augment import augment, statistics
+from pipeline.config import Ingest, Split, Validate
 from pipeline.stages.ingest import BLOCK, ingest
 from pipeline.stages.split import split
 from pipeline.stages.validate import raise_critical, validate
@@ -177,44 +176,6 @@ def test_a_class_too_small_to_split_is_named(manifest: pd.DataFrame) -> None:
     few = manifest.groupby("class").head(2)
     with pytest.raises(ValueError, match="class 'digit-0' has 2 distinct images, too few for train"):
         split(few, Split(validation=0.1, test=0.1))
-
-
-def test_statistics_are_those_of_the_training_split_alone(dataset: Dataset) -> None:
-    """Mean and deviation as numpy computes them; other splits do not matter."""
-    rows = dataset.rows("train")
-    mean, std = statistics(dataset.images_NHWC, rows)
-    pixels = dataset.images_NHWC[rows].astype(np.float64) / 255
-    assert mean == pytest.approx(pixels.mean(axis=(0, 1, 2)), abs=1e-5)
-    assert std == pytest.approx(pixels.std(axis=(0, 1, 2)), abs=1e-5)
-    changed = np.array(dataset.images_NHWC)
-    changed[dataset.rows("test")] = 255
-    assert statistics(changed, rows) == (mean, std)
-
-
-def test_balance_weighs_rare_classes_up(dataset: Dataset) -> None:
-    """A class with a third of the images weighs three times as much, by draws or in the loss."""
-    rows = dataset.rows("train")
-    rare = np.flatnonzero(dataset.labels[rows] == 0)
-    splits = dataset.splits.copy()
-    splits.loc[rows[rare[len(rare) // 3 :]], "split"] = "unused"
-    unbalanced = Dataset(dataset.images_NHWC, dataset.labels, splits, dataset.class_names)
-    sampled = augment(unbalanced, Augment(policy="none", balance="sampler"))
-    weight = sampled.sample_index.groupby("class")["weight"].first()
-    assert weight["digit-0"] == pytest.approx(3 * weight["digit-1"])
-    assert sampled.class_weights == [1, 1, 1]
-    weighed = augment(unbalanced, Augment(policy="none", balance="loss_weights"))
-    assert weighed.class_weights[0] == pytest.approx(3 * weighed.class_weights[1])
-    assert (weighed.sample_index["weight"] == 1).all()
-
-
-def test_unknown_policies_and_knobs_are_named(dataset: Dataset) -> None:
-    """The sentence lists what there is."""
-    with pytest.raises(ValueError, match=r"augment\.policy is 'weak'; it can be: none, light"):
-        augment(dataset, Augment(policy="weak"))
-    with pytest.raises(ValueError, match=r"augment\.overrides\.rotate is not a known knob"):
-        augment(dataset, Augment(overrides={"rotate": 3}))
-    with pytest.raises(ValueError, match="rotation is 500: it must lie between 0 and 180"):
-        augment(dataset, Augment(overrides={"rotation": 500}))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

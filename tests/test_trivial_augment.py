@@ -53,7 +53,7 @@ def by_torchvision(name: str, image: torch.Tensor, strength: float) -> torch.Ten
         "solarize": lambda: functional.solarize(image, strength),
         "autocontrast": lambda: functional.autocontrast(image),
         "equalize": lambda: functional.equalize(image),
-    }[name]()
+    }[name]()  # type: ignore[no-untyped-call]  # torchvision's
     return made
 
 
@@ -62,21 +62,16 @@ def test_an_operation_is_torchvisions(name: str) -> None:
     """Both images of a batch, each at its own strength, within two grey levels: torchvision rounds in between."""
     images, strengths = photographs(), STRENGTHS[name]
     made = OPERATIONS[name].apply(images.float(), torch.tensor(strengths))
-    for image, ours, strength in zip(images, made, strengths, strict=True):
-        wanted = by_torchvision(name, image, strength).float()
-        if name.startswith("shear"):  # torchvision blends the black beyond the edge in by a mask of its own
-            inside = (wanted.amin(dim=0) > 0) & (ours.amin(dim=0) > 0)
-            assert inside.float().mean() > 0.4
-            ours, wanted = ours[:, inside], wanted[:, inside]
-        assert (ours - wanted).abs().max() <= 2
-        assert 0 <= ours.min() and ours.max() <= 255
+    wanted = torch.stack([by_torchvision(name, *pair) for pair in zip(images, strengths, strict=True)]).float()
+    assert (made - wanted).abs().max() <= 2
+    assert made.min() >= 0 and made.max() <= 255
 
 
 def test_operations_and_strengths_are_drawn_evenly_and_for_each_sample() -> None:
     """Black-and-white noise: as many images are left alone as identity and weak strengths say; the seed decides."""
     images = torch.randint(0, 256, (1, 3, 16, 16)).float().repeat(700, 1, 1, 1)
     made = TrivialAugment(0)(images)
-    assert made.isfinite().all() and 0 <= made.min() and made.max() <= 255
+    assert made.isfinite().all() and made.min() >= 0 and made.max() <= 255
     alone = (made == images).flatten(1).all(dim=1).float().mean()
     assert 1 / 14 < alone < 0.3
     assert len({image.numpy().tobytes() for image in made}) > 250
@@ -97,4 +92,6 @@ def test_the_space_is_the_wide_one() -> None:
         assert ours.signed == signed
         if values is not None:
             scale = 255 if name == "Solarize" else 1
-            assert (ours.weakest, ours.strongest) == pytest.approx((float(values[0]) * scale, float(values[-1]) * scale))
+            assert (ours.weakest, ours.strongest) == pytest.approx(
+                (float(values[0]) * scale, float(values[-1]) * scale)
+            )
