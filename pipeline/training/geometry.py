@@ -41,12 +41,13 @@ def _inside_crop(theta: torch.Tensor, smallest: float, draws: Draws) -> torch.Te
 def resample(images_NCHW: torch.Tensor, theta: torch.Tensor, beyond: str) -> torch.Tensor:
     """Bilinear, in contiguous memory; `beyond` the edge: reflection | border | zeros.
 
-    The grid is that of torch's affine_grid, which goes through a batched product of thin matrices: one product for
-    the whole batch takes a twentieth of its time on a CPU.
+    The grid is that of torch's affine_grid, whose batched product of thin matrices takes longer on a CPU than the
+    resampling itself: a column's part and a row's part, added, take a fiftieth of that.
     """
-    count, _, height, width = images_NCHW.shape
-    y = (2 * torch.arange(height, device=theta.device) + 1) / height - 1
+    height, width = images_NCHW.shape[2:]
     x = (2 * torch.arange(width, device=theta.device) + 1) / width - 1
-    points_3P = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones_like(x).repeat(height)])
-    grid_N2HW = (theta.reshape(-1, 3) @ points_3P).view(count, 2, height, width)
+    y = (2 * torch.arange(height, device=theta.device) + 1) / height - 1
+    by_column_N2W = theta[:, :, 0:1] * x
+    by_row_N2H = theta[:, :, 1:2] * y + theta[:, :, 2:3]
+    grid_N2HW = by_column_N2W[:, :, None, :] + by_row_N2H[:, :, :, None]
     return grid_sample(images_NCHW, grid_N2HW.permute(0, 2, 3, 1), padding_mode=beyond, align_corners=False)

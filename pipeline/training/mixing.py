@@ -40,8 +40,8 @@ class Mixer:
             return self._blend(images_NCHW)
         if not self.policy.mixup:
             return self._patch(images_NCHW)
-        coin = self.draws.chance(0.5, len(images_NCHW))[:, None, None, None]
-        return torch.where(coin, self._blend(images_NCHW), self._patch(images_NCHW))
+        coin = self.draws.chance(0.5, len(images_NCHW))[:, None, None, None].to(images_NCHW.dtype)
+        return torch.lerp(self._patch(images_NCHW), self._blend(images_NCHW), coin)
 
     def _blend(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         share = self._beta(self.policy.mixup, images_NCHW)
