@@ -4,9 +4,9 @@
 
 The first three do the same: flip, rotation by 10 degrees, brightness, contrast and saturation by 0.2, normalization.
 torchvision on whole batches draws once for the batch, so its samples are all flipped and turned alike: it is here for
-its speed alone. With OMP_WAIT_POLICY=PASSIVE in the environment a thread sleeps while it waits for the other one; on
-a busy machine two threads are otherwise slower than one. All start from uint8 in memory and end in float32 batches of 128. The rounds are interleaved, and the
-table gives ratios, which a busy machine spoils less than absolute numbers.
+its speed alone. All start from uint8 in memory and end in float32 batches of 128. The rounds are interleaved, and the
+table gives ratios, which a busy machine spoils less than absolute numbers. There, set OMP_WAIT_POLICY=PASSIVE: a thread
+that spins while it waits for the other one takes the core that the other one needs.
 """
 
 from __future__ import annotations
