@@ -75,7 +75,7 @@ def _preview(
     batch = torch.from_numpy(originals).repeat_interleave(VERSIONS, dim=0)
     images = Augmenter(policy, mean, std, cpu, config.seed)(batch)
     sure = torch.eye(len(shown)).repeat_interleave(VERSIONS, dim=0)
-    images, targets = Mixer(policy, cpu, config.seed)(images, sure)
+    images, targets = Mixer(policy, cpu, config.seed + 1)(images, sure)
     # Normalized, because what is blanked takes the mean colour; and back, to be looked at
     versions_NHWC = (images.permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
     versions = versions_NHWC.unflatten(0, (len(shown), VERSIONS)).numpy()
