@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pandas as pd
 import pytest
 import torch
 
@@ -18,8 +17,9 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import train
-from pipeline.training.augmentation import Policy
+from pipeline.training.balance import balanced
 from pipeline.training.deployable import probabilities
+from pipeline.training.policy import Policy
 
 CPU = torch.device("cpu")
 
@@ -36,9 +36,9 @@ def shipped(
         request.param, dataset.class_names, Preprocessing(16, "crop", (255, 255, 255)), (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)
     )
     rows = dataset.rows("train")
-    index = pd.DataFrame({"row": rows, "class": dataset.splits["class"].to_numpy()[rows], "weight": 1.0})
+    balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)
     recipe = Train(epochs=5, batch_size=16, learning_rate=0.05, device="cpu", precision="float32")
-    network = train(card, dataset, index, [1.0] * 3, Policy(), recipe, lambda epoch: None)[0].network
+    network = train(card, dataset, balance, Policy(), recipe, lambda epoch: None)[0].network
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
     assert metrics["agreement"] == 1

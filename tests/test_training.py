@@ -1,42 +1,58 @@
-"""The engine learns, is deterministic, draws per sample, and saves what it trained."""
+"""The engine learns, is deterministic, validates without augmentation, and saves what it trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
 from pipeline.stages.prune import prune
 from pipeline.stages.train import train, training_data
 from pipeline.training import checkpoint
-from pipeline.training.augmentation import POLICIES, Augmenter, Policy
+from pipeline.training.balance import Balance, balanced
 from pipeline.training.checkpoint import fresh
 from pipeline.training.deployable import probabilities
 from pipeline.training.device import choose_device
-from pipeline.training.loop import Epoch, Fitted
+from pipeline.training.loop import Epoch, Fitted, fit
+from pipeline.training.objective import Objective
+from pipeline.training.policy import POLICIES, Policy
 
 CPU = torch.device("cpu")
 RECIPE = Train(epochs=6, batch_size=16, learning_rate=0.05, device="cpu", precision="float32", threads=1)
 
 
-def index_of(dataset: Dataset) -> pd.DataFrame:
+WAYS = ("sampler", "duplicates", "loss_weights", "logit_adjustment")
+MIXTURES = Policy(rotation=10, mixup=0.4, cutmix=1.0)
+
+
+def balance_of(dataset: Dataset, mode: str = "none") -> Balance:
     rows = dataset.rows("train")
-    return pd.DataFrame({"row": rows, "class": dataset.splits["class"].to_numpy()[rows], "weight": 1.0})
+    return balanced(rows, dataset.labels[rows], dataset.class_names, mode, seed=0)
 
 
-def trained(card: ModelCard, dataset: Dataset, recipe: Train = RECIPE) -> tuple[Fitted, dict[str, float]]:
-    return train(card, dataset, index_of(dataset), [1.0] * 3, POLICIES["digits"], recipe, lambda epoch: None)
+def trained(
+    card: ModelCard, dataset: Dataset, recipe: Train = RECIPE, policy: Policy = POLICIES["digits"], mode: str = "none"
+) -> tuple[Fitted, dict[str, float]]:
+    return train(card, dataset, balance_of(dataset, mode), policy, recipe, lambda epoch: None)
+
+
+def unbalanced(dataset: Dataset) -> Dataset:
+    """A quarter of the training images of the first class is left."""
+    splits = dataset.splits.copy()
+    rare = [row for row in dataset.rows("train") if dataset.labels[row] == 0]
+    splits.loc[rare[len(rare) // 4 :], "split"] = "unused"
+    return Dataset(dataset.images_NHWC, dataset.labels, splits, dataset.class_names)
 
 
 def test_it_learns_and_keeps_the_best_epoch(card: ModelCard, dataset: Dataset) -> None:
     """Three digits are learned in a few epochs; the history and the metrics agree about the best one."""
     epochs: list[Epoch] = []
-    fitted, metrics = train(card, dataset, index_of(dataset), [1.0] * 3, POLICIES["digits"], RECIPE, epochs.append)
+    fitted, metrics = train(card, dataset, balance_of(dataset), POLICIES["digits"], RECIPE, epochs.append)
     assert metrics["best_val_accuracy"] > 0.9
     assert [epoch.row for epoch in epochs] == fitted.history.to_dict("records")
     best = fitted.history.iloc[fitted.best_epoch - 1]
@@ -50,6 +66,65 @@ def test_the_same_seed_gives_the_same_weights(card: ModelCard, dataset: Dataset)
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = trained(card, dataset, recipe.model_copy(update={"seed": 1}))[0].network.state_dict()
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_same_seed_gives_the_same_weights_with_everything_on(card: ModelCard, dataset: Dataset) -> None:
+    """Mixing, erasing and TrivialAugment draw from seeded streams too."""
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    everything = Policy(
+        horizontal_flip=True, resized_crop=0.5, hue=0.1, erasing=0.5, mixup=0.4, cutmix=1.0, trivial_augment=True
+    )
+    first, second = (trained(card, dataset, recipe, everything, "sampler")[0].network for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_it_learns_from_mixtures(card: ModelCard, dataset: Dataset) -> None:
+    """Mixup and cutmix together; a mixed image counts as its larger part, so that training accuracy means something."""
+    fitted, metrics = trained(card, dataset, RECIPE.model_copy(update={"epochs": 10}), MIXTURES)
+    assert metrics["best_val_accuracy"] > 0.9
+    assert fitted.history["train_accuracy"].iloc[-1] > 0.6
+
+
+@pytest.mark.parametrize("mode", WAYS)
+def test_it_learns_with_each_way_of_balancing(card: ModelCard, dataset: Dataset, mode: str) -> None:
+    """A class with a quarter of the images is learned too, with mixtures and without; untreated it is not."""
+    for policy in (POLICIES["digits"], MIXTURES):
+        _, metrics = trained(card, unbalanced(dataset), RECIPE.model_copy(update={"epochs": 16}), policy, mode)
+        assert metrics["best_val_accuracy"] > 0.8
+        assert metrics["training_images"] == 54
+
+
+def test_validation_neither_augments_nor_mixes_nor_adjusts(card: ModelCard, dataset: Dataset) -> None:
+    """At a learning rate of next to nothing the validation loss is the same whatever is done to training."""
+    still = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0})
+    everything = Policy(rotation=90, brightness=1.0, erasing=1.0, mixup=1.0, cutmix=1.0, trivial_augment=True)
+
+    def losses(policy: Policy, mode: str) -> list[float]:
+        data = training_data(dataset, balance_of(dataset, mode), still)
+        torch.manual_seed(0)
+        network = fresh(card)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.0  # or the statistics of the augmented images would show in the validation
+        history = fit(network, card, data, still, policy, lambda epoch: None).history
+        return history[["val_loss", "val_accuracy"]].iloc[0].tolist()
+
+    plain = losses(Policy(), "none")
+    assert losses(everything, "logit_adjustment") == losses(everything, "loss_weights") == plain
+
+
+def test_the_objective_is_torchs_cross_entropy_of_labels() -> None:
+    """With weights and label smoothing; the adjustment shifts the logits; a mixture's loss lies between its parts'."""
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(8, 3), torch.randint(3, (8,)), torch.tensor([0.5, 1.0, 2.0])
+    offsets = torch.tensor([-2.0, -1.0, -0.5])
+    objective = Objective(weights, offsets, 0.1)
+    wanted = cross_entropy(logits + offsets, labels, weights, label_smoothing=0.1)
+    assert torch.allclose(objective(logits, objective.targets(labels)), wanted)
+    flat = Objective(torch.ones(3), torch.zeros(3), 0.1)
+    others = (labels + 1) % 3
+    mixed = flat(logits, 0.3 * flat.targets(labels) + 0.7 * flat.targets(others))
+    assert torch.allclose(mixed, 0.3 * flat(logits, flat.targets(labels)) + 0.7 * flat(logits, flat.targets(others)))
 
 
 def test_training_never_sees_the_test_split(card: ModelCard, dataset: Dataset) -> None:
@@ -87,54 +162,9 @@ def test_cuda_without_a_gpu_is_a_sentence() -> None:
 
 def test_a_limit_keeps_the_classes_proportions(dataset: Dataset) -> None:
     """`train.limit` takes its share of every class, always the same images for the same seed."""
-    rows = [training_data(dataset, index_of(dataset), [1.0] * 3, Train(limit=30)).rows for _ in range(2)]
+    rows = [training_data(dataset, balance_of(dataset), Train(limit=30)).rows for _ in range(2)]
     assert rows[0].tolist() == rows[1].tolist()
     assert np.bincount(dataset.labels[rows[0]]).tolist() == [10, 10, 10]
-
-
-def test_each_sample_of_a_batch_has_its_own_draw() -> None:
-    """Copies of one image come out all different, for every knob by itself."""
-    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8).repeat(8, 1, 1, 1)
-    knobs = {"rotation": 20, "translation": 0.2, "scale": 0.2, "brightness": 0.4, "contrast": 0.4, "cutout": 0.3}
-    for knob, strength in knobs.items():
-        made = Augmenter(Policy(**{knob: strength}), (0.5,) * 3, (0.25,) * 3, CPU, 0)(image)  # type: ignore[arg-type]  # knobs of floats
-        assert len({sample.numpy().tobytes() for sample in made}) == 8, knob
-    flipped = Augmenter(Policy(horizontal_flip=True), (0.5,) * 3, (0.25,) * 3, CPU, 0)(image)
-    assert len({sample.numpy().tobytes() for sample in flipped}) == 2
-
-
-def test_augmentation_does_what_its_knobs_say() -> None:
-    """No knob: plain normalization. Flip: the mirror image. Brightness and contrast: as torchvision defines them."""
-    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    plain = images.permute(0, 3, 1, 2) / 255
-    identity = Augmenter(Policy(), (0.0,) * 3, (1.0,) * 3, CPU, 0)
-    assert torch.allclose(identity(images), plain, atol=1e-6)
-    normalized = Augmenter(Policy(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), CPU, 0)(images)
-    wanted = (plain - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
-    assert torch.allclose(normalized, wanted, atol=1e-5)
-    flips = Augmenter(Policy(horizontal_flip=True), (0.0,) * 3, (1.0,) * 3, CPU, 0)(images)
-    for sample, original in zip(flips, plain, strict=True):
-        mirrored = torch.allclose(sample, original.flip(-1), atol=1e-4)
-        assert mirrored or torch.allclose(sample, original, atol=1e-4)
-
-
-def test_contrast_and_saturation_match_torchvision() -> None:
-    """The folded matrix is the same colour change as torchvision's operations one after the other."""
-    from torchvision.transforms.v2 import functional
-
-    class Fixed(Augmenter):
-        factors = iter((1.2, 0.7, 1.5))
-
-        def _uniform(self, count: int, spread: float, centre: float = 0.0) -> torch.Tensor:
-            return torch.full((count,), next(self.factors))
-
-    images = torch.randint(64, 128, (2, 8, 8, 3), dtype=torch.uint8)
-    made = Fixed(Policy(brightness=0.5, contrast=0.5, saturation=0.5), (0.0,) * 3, (1.0,) * 3, CPU, 0)(images)
-    wanted = images.permute(0, 3, 1, 2) / 255
-    wanted = functional.adjust_brightness(wanted, 1.2)
-    wanted = functional.adjust_saturation(wanted, 1.5)
-    wanted = functional.adjust_contrast(wanted, 0.7)
-    assert torch.allclose(made, wanted, atol=2e-3)
 
 
 @pytest.mark.parametrize("architecture", ["simple_cnn", "modern_cnn", "simple_resnet"])
@@ -145,7 +175,7 @@ def test_pruning_really_removes_channels_and_survives_saving(
     card = ModelCard(architecture, card.class_names, card.preprocessing, card.mean, card.std)
     recipe = RECIPE.model_copy(update={"epochs": 1})
     fitted, metrics = prune(
-        fresh(card), card, dataset, index_of(dataset), [1.0] * 3, Policy(), recipe, Prune(epochs=1), lambda epoch: None
+        fresh(card), card, dataset, balance_of(dataset), Policy(), recipe, Prune(epochs=1), lambda epoch: None
     )
     assert 0.2 < metrics["parameters_kept"] < 0.35
     assert 0.2 < metrics["macs_kept"] < 0.35

@@ -101,9 +101,11 @@ def augment(images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_
     with summary("augment") as facts:
         made = run(read_dataset(images, splits), config)
         knobs = asdict(made.policy)
-        write_json(out / "policy.json", {"policy": knobs, "class_weights": made.class_weights})
+        balance = made.balance
+        weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
+        write_json(out / "policy.json", {"policy": knobs, **weighing})
         write_json(out / "norm_stats.json", {"mean": made.mean, "std": made.std})
-        write_table(out / "sample_index.parquet", made.sample_index)
+        write_table(out / "sample_index.parquet", balance.sample_index)
         save(made.preview, out / "preview.png")
         on = [f"{name} {value:g}" for name, value in knobs.items() if value]
         facts += [f"policy {config.policy} ({', '.join(on) or 'nothing'})", f"balance {config.balance}"]

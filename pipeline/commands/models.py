@@ -10,11 +10,10 @@ from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
 from pipeline.config import load
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from pipeline.artifacts import Dataset, ModelCard
-    from pipeline.training.augmentation import Policy
+    from pipeline.training.balance import Balance
     from pipeline.training.loop import Fitted
+    from pipeline.training.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -23,22 +22,21 @@ class _Material:
 
     dataset: Dataset
     policy: Policy
-    class_weights: list[float]
-    sample_index: pd.DataFrame
+    balance: Balance
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def _material(images: Path, splits: Path, augmented: Path) -> _Material:
     from pipeline.artifacts import read_dataset, read_json, read_table
-    from pipeline.training.augmentation import Policy
+    from pipeline.training.balance import Balance
+    from pipeline.training.policy import Policy
 
     policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
     return _Material(
         read_dataset(images, splits),
         Policy(**policy["policy"]),
-        policy["class_weights"],
-        read_table(augmented / "sample_index.parquet"),
+        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
         tuple(stats["mean"]),
         tuple(stats["std"]),
     )
@@ -73,9 +71,7 @@ def train(
             cost = {"epoch_seconds": epoch.seconds, "images_per_second": epoch.images_per_second}
             live.epoch(epoch.row, cost)
 
-        fitted, metrics = run(
-            card, material.dataset, material.sample_index, material.class_weights, material.policy, recipe, on_epoch
-        )
+        fitted, metrics = run(card, material.dataset, material.balance, material.policy, recipe, on_epoch)
         checkpoint = _write(out, fitted, card)
         _write_metrics(out, metrics, checkpoint, splits=sha256(splits))
         live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
@@ -117,8 +113,7 @@ def prune(
     with summary(f"prune {model}") as facts:
         network, card = checkpoint.load(source)
         fitted, metrics = run(
-            network, card, material.dataset, material.sample_index, material.class_weights, material.policy,
-            config.recipe(model), config.prune, say,
+            network, card, material.dataset, material.balance, material.policy, config.recipe(model), config.prune, say,
         )  # fmt: skip
         _write(out, fitted, card)
         _write_metrics(out, metrics, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -79,23 +80,29 @@ def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title
     return figure
 
 
-def augmentation_preview(groups: list[tuple[str, np.ndarray, np.ndarray]], title: str) -> Figure:
-    """A row per class: its originals [k, H, W, 3] on the left, augmented versions [m, H, W, 3] on the right."""
-    left, right = len(groups[0][1]), len(groups[0][2])
-    figure = _figure(0.85 * (left + right) + 1.6, 0.9 * len(groups) + 0.7)
-    figure.suptitle(title)
-    grid = figure.subplots(len(groups), left + right, squeeze=False)
-    for row, (name, originals, augmented) in zip(grid, groups, strict=True):
-        for axes, image in zip(row, [*originals, *augmented], strict=True):
-            axes.imshow(image, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        for axes in row[:left]:
-            for spine in axes.spines.values():
-                spine.set(color=PALETTE[1], linewidth=2)
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    grid[0][0].set_title("original", fontsize=9)
-    grid[0][left].set_title("augmented", fontsize=9, loc="left")
+def augmentation_preview(
+    names: list[str], originals_KHWC: np.ndarray, versions_KVHWC: np.ndarray, captions: list[list[str]], title: str
+) -> Figure:
+    """A row per class: on the left its original, on the right augmented versions of it, `captions` [K][V] below."""
+    below = 0.3 if any(map(any, captions)) else 0.08
+    first, pitch = 1.4, 1.08
+    width, height = first + pitch * versions_KVHWC.shape[1] - 0.08, (1 + below) * len(names)
+    figure = Figure(figsize=(0.85 * width, 0.85 * (height + 0.4)))
+    axes = figure.add_axes((0, 0, 1, height / (height + 0.4)))
+    axes.axvspan(-0.08, 1.08, color=PALETTE[1], alpha=0.35, linewidth=0, zorder=-1)
+    for row, (name, original, versions) in enumerate(zip(names, originals_KHWC, versions_KVHWC, strict=True)):
+        top = row * (1 + below)
+        axes.text(-0.2, top + 0.5, name, ha="right", va="center", fontsize=12)
+        for column, image in enumerate([original, *versions]):
+            left = first + pitch * (column - 1) if column else 0.0
+            axes.imshow(image, interpolation="nearest", extent=(left, left + 1, top + 1, top))
+            if column:
+                axes.text(left + 0.5, top + 1.04, captions[row][column - 1], ha="center", va="top", fontsize=8)
+    for left, heading in ((0.5, "original"), (first + (width - first) / 2, "augmented, each with its own draw")):
+        axes.text(left, -0.12, heading, ha="center", va="bottom", fontsize=12, weight="bold")
+    axes.text(width / 2, -0.5, textwrap.fill(title, 110), ha="center", va="bottom", fontsize=11)
+    axes.set(xlim=(-0.08, width), ylim=(height, 0), aspect="auto")
+    axes.axis("off")
     return figure
 
 

@@ -6,32 +6,32 @@ stored augmented copies were measured to do harm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from pipeline.artifacts import Dataset
 from pipeline.config import Augment
 from pipeline.evaluation.plots import augmentation_preview
-from pipeline.training.augmentation import Augmenter, Policy, resolve
+from pipeline.training.augmentation import Augmenter
+from pipeline.training.balance import Balance, balanced
+from pipeline.training.mixing import Mixer
+from pipeline.training.policy import Policy, resolve
 
 BLOCK = 4096
-ORIGINALS, VERSIONS, MOST_CLASSES = 2, 8, 12
+VERSIONS, MOST_CLASSES = 10, 12
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """`mean`, `std`: per channel, 0-1 scale, training split only. `sample_index`: row, class and weight of each
-    training image. `class_weights` [classes]: weights in the loss."""
+    """`mean`, `std`: per channel, 0-1 scale. All of it is of the training split alone."""
 
     policy: Policy
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    sample_index: pd.DataFrame
-    class_weights: list[float]
+    balance: Balance
     preview: Figure
 
 
@@ -39,14 +39,8 @@ def augment(dataset: Dataset, config: Augment) -> Augmented:
     policy = resolve(config.policy, config.overrides)
     rows = dataset.rows("train")
     mean, std = statistics(dataset.images_NHWC, rows)
-    labels = dataset.labels[rows]
-    # Rare classes weigh more, in proportion to how rare they are; the mean weight of an image stays 1
-    rarity = len(rows) / (len(dataset.class_names) * np.bincount(labels, minlength=len(dataset.class_names)))
-    drawn = rarity[labels] if config.balance == "sampler" else np.ones(len(rows))
-    index = pd.DataFrame({"row": rows, "class": dataset.splits["class"].to_numpy()[rows], "weight": drawn})
-    class_weights = rarity if config.balance == "loss_weights" else np.ones(len(dataset.class_names))
-    preview = _preview(dataset, rows, policy, config)
-    return Augmented(policy, mean, std, index, class_weights.tolist(), preview)
+    balance = balanced(rows, dataset.labels[rows], dataset.class_names, config.balance, config.seed)
+    return Augmented(policy, mean, std, balance, _preview(dataset, rows, policy, mean, std, config))
 
 
 def statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -65,15 +59,38 @@ def statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, 
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
-def _preview(dataset: Dataset, rows: np.ndarray, policy: Policy, config: Augment) -> Figure:
-    plain = Augmenter(policy, (0.0,) * 3, (1.0,) * 3, torch.device("cpu"), config.seed)
-    groups = []
-    for label, name in enumerate(dataset.class_names[:MOST_CLASSES]):
-        originals = dataset.images_NHWC[rows[dataset.labels[rows] == label][:ORIGINALS]]
-        repeated = torch.from_numpy(originals).repeat(VERSIONS // len(originals), 1, 1, 1)
-        augmented = plain(repeated).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-        missing = ORIGINALS - len(originals)
-        groups.append((name, np.pad(originals, ((0, missing), (0, 0), (0, 0), (0, 0))), augmented))
+def _preview(
+    dataset: Dataset,
+    rows: np.ndarray,
+    policy: Policy,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    config: Augment,
+) -> Figure:
+    """The first image of each class, and versions of it as training would see them."""
+    cpu, labels = torch.device("cpu"), dataset.labels[rows]
+    shown = np.arange(len(dataset.class_names))[:MOST_CLASSES]
+    originals = dataset.images_NHWC[[rows[labels == label][0] for label in shown]]
+    # One batch, so that images of different classes mix
+    batch = torch.from_numpy(originals).repeat_interleave(VERSIONS, dim=0)
+    images = Augmenter(policy, mean, std, cpu, config.seed)(batch)
+    sure = torch.eye(len(shown)).repeat_interleave(VERSIONS, dim=0)
+    images, targets = Mixer(policy, cpu, config.seed + 1)(images, sure)
+    # Normalized, because what is blanked takes the mean colour; and back, to be looked at
+    versions_NHWC = (images.permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
+    versions = versions_NHWC.unflatten(0, (len(shown), VERSIONS)).numpy()
+    names = list(dataset.class_names[:MOST_CLASSES])
+    parts = targets.unflatten(0, (len(shown), VERSIONS)).numpy()
+    captions = [[_mixed_in(part, own, names) for part in row] for own, row in enumerate(parts)]
+    knobs = [name if value is True else f"{name} {value:g}" for name, value in asdict(policy).items() if value]
     more = len(dataset.class_names) - MOST_CLASSES
     suffix = f" (the first {MOST_CLASSES} of {len(dataset.class_names)} classes)" if more > 0 else ""
-    return augmentation_preview(groups, f"Augmentation policy: {config.policy}{suffix}")
+    title = f"Policy {config.policy}{suffix}: {', '.join(knobs) or 'nothing is changed'}"
+    return augmentation_preview(names, originals, versions, captions, title)
+
+
+def _mixed_in(target_K: np.ndarray, own: int, names: list[str]) -> str:
+    """What another class has in a picture of class `own`, if anything."""
+    others = np.delete(target_K, own)
+    share = others.max(initial=0.0)
+    return f"{share:.0%} {np.delete(names, own)[others.argmax()]}" if share >= 0.005 else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import torch
 import torch_pruning
 from torch import nn
@@ -17,16 +16,16 @@ from torch import nn
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
 from pipeline.stages.train import metrics, training_data
-from pipeline.training.augmentation import Policy
+from pipeline.training.balance import Balance
 from pipeline.training.loop import Epoch, Fitted, fit
+from pipeline.training.policy import Policy
 
 
 def prune(
     network: nn.Module,
     card: ModelCard,
     dataset: Dataset,
-    sample_index: pd.DataFrame,
-    class_weights: list[float],
+    balance: Balance,
     policy: Policy,
     recipe: Train,
     config: Prune,
@@ -37,7 +36,7 @@ def prune(
     remove_channels(network, card, config)
     macs, parameters = _cost(network, card)
     gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": config.learning_rate})
-    data = training_data(dataset, sample_index, class_weights, gentle)
+    data = training_data(dataset, balance, gentle)
     fitted = fit(network, card, data, gentle, policy, on_epoch)
     measured = metrics(fitted, card, dataset, data)
     return fitted, measured | {

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,12 @@ from tqdm import tqdm
 
 from pipeline.artifacts import ModelCard
 from pipeline.config import Train
-from pipeline.training.augmentation import Augmenter, Policy
+from pipeline.training.augmentation import Augmenter
 from pipeline.training.device import Placement, place
+from pipeline.training.mixing import Mixer
+from pipeline.training.objective import Objective
+from pipeline.training.optimizer import one_cycle
+from pipeline.training.policy import Policy
 
 EVAL_BATCH = 512
 
@@ -29,7 +34,8 @@ class TrainingData:
     """What a fit may see: never the test split.
 
     `images_NHWC` are all images of the dataset (uint8, possibly mapped from disk); `rows` and `val_rows` select.
-    `draw_weights` [len(rows)] or None: chances of being drawn. `class_weights` [classes]: weights in the loss.
+    `draw_weights` [len(rows)] or None: chances of being drawn. `class_weights`, `logit_offsets` [classes]: of the
+    training loss (see balance.py).
     """
 
     images_NHWC: np.ndarray
@@ -37,6 +43,7 @@ class TrainingData:
     rows: np.ndarray
     val_rows: np.ndarray
     class_weights: np.ndarray
+    logit_offsets: np.ndarray
     draw_weights: np.ndarray | None
 
 
@@ -74,9 +81,12 @@ def fit(
     network.to(device).to(memory_format=torch.channels_last)
     images, labels = _resident(data, device)
     augment = Augmenter(policy, card.mean, card.std, device, recipe.seed + 1)
+    plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
+    mix = Mixer(policy, device, recipe.seed + 2)
     steps = math.ceil(len(data.rows) / recipe.batch_size)
-    optimizer, schedule = _recipe(network, recipe, steps)
-    class_weights = torch.tensor(data.class_weights, dtype=torch.float32, device=device)
+    optimizer, schedule = one_cycle(network, recipe, steps)
+    on_device = partial(torch.tensor, dtype=torch.float32, device=device)
+    objective = Objective(on_device(data.class_weights), on_device(data.logit_offsets), recipe.label_smoothing)
     order = np.random.default_rng(recipe.seed)
     history: list[dict[str, float]] = []
     best, best_state, best_epoch = (-1.0, -math.inf), copy.deepcopy(network.state_dict()), 0
@@ -90,11 +100,11 @@ def fit(
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         bar = tqdm(batches, f"epoch {epoch}/{recipe.epochs}", leave=False, disable=None)
         for batch in bar:
-            target = labels.index_select(0, batch)
-            inputs = augment(images.index_select(0, batch))
+            targets = objective.targets(labels.index_select(0, batch))
+            inputs, targets = mix(augment(images.index_select(0, batch)), targets)
             with placement.autocast():
                 logits = network(inputs).float()
-            loss = cross_entropy(logits, target, class_weights, label_smoothing=recipe.label_smoothing)
+            loss = objective(logits, targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip_gradient:
@@ -103,7 +113,8 @@ def fit(
             schedule.step()
             # Sums stay on the device: no step waits for the host
             loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(dim=1) == target).sum()
+            # Of a mixed image the larger part counts
+            correct += (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         train_loss = float(loss_sum) / len(drawn)
         if not math.isfinite(train_loss):
             raise ValueError(
@@ -111,7 +122,7 @@ def fit(
                 f"lower train.learning_rate, or set train.clip_gradient"
             )
         trained_seconds = time.perf_counter() - start
-        val_loss, val_accuracy = _validate(network, placement, augment, images, labels, data.val_rows)
+        val_loss, val_accuracy = _validate(network, placement, plain, images, labels, data.val_rows)
         history.append({
             "epoch": epoch,
             "learning_rate": learning_rate,
@@ -152,40 +163,17 @@ def _draw(data: TrainingData, order: np.random.Generator) -> np.ndarray:
     return order.choice(data.rows, len(data.rows), p=chances)
 
 
-def _recipe(
-    network: nn.Module, recipe: Train, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with Nesterov momentum under a one-cycle schedule (Smith 2018, arXiv:1803.09820)."""
-    # Weight decay only on matrices and filters: on norms and biases it hurts (He et al. 2018, arXiv:1812.01187)
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    rest = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    total = max(2, steps * recipe.epochs)
-    # OneCycleLR divides by (warm-up steps - 1)
-    warmup = recipe.warmup if abs(recipe.warmup * total - 1) > 1e-6 else recipe.warmup * 1.01
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=total,
-        pct_start=warmup,
-        cycle_momentum=False,
-    )
-    return optimizer, schedule
-
-
 @torch.inference_mode()
 def _validate(
     network: nn.Module,
     placement: Placement,
-    augment: Augmenter,
+    plain: Augmenter,
     images: torch.Tensor,
     labels: torch.Tensor,
     rows: np.ndarray,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the validation rows, unaugmented."""
     network.eval()
-    plain = Augmenter(Policy(), tuple(augment.mean.tolist()), tuple(augment.std.tolist()), placement.device, 0)
     loss, correct = 0.0, 0
     for batch in torch.from_numpy(rows).to(placement.device).split(EVAL_BATCH):
         target = labels.index_select(0, batch)
