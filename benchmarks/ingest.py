@@ -2,13 +2,17 @@
 
     python benchmarks/ingest.py [DIR]     DIR: train/CLASS/* or CLASS/*; default: scikit-learn's digits as PNG files
 
-The others only decode and resize; ours also hashes, measures, writes the array and catches what is broken.
-The rounds are interleaved, and the table gives ratios, which a busy machine spoils less than absolute numbers.
+The others only decode and resize; ours also hashes, measures, writes the array and catches what is broken. The rounds
+are interleaved, and the table gives ratios, which a busy machine spoils less than absolute numbers. At the end the
+peak memory of our processes, from a run of its own.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +26,9 @@ from pipeline.config import Ingest
 from pipeline.datasets import find
 from pipeline.stages.ingest import ingest
 
-SIZE, ROUNDS = 32, 3
+SIZE, ROUNDS = 32, 5
+OURS = "ingest (all of it)"
+ALONE = "--memory-of"  # how this script calls itself, to measure the memory of ingest and nothing else
 
 
 def digits(root: Path) -> Path:
@@ -53,13 +59,25 @@ def image_folder(root: Path) -> None:
             pass
 
 
+def ours(root: Path, folder: Path) -> None:
+    ingest(Ingest(source="image_folder", root=str(root), image_size=SIZE), folder / "images.npy")
+
+
+def memory(root: Path, folder: Path) -> None:
+    """Peak resident memory in MB of this process and of its largest worker, printed."""
+    ours(root, folder)
+    peaks = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(
+        f"peak memory of ingest: {peaks[0]:,.0f} MB, and {peaks[1]:,.0f} MB for the largest of {os.cpu_count()} workers"
+    )
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(sys.argv[1]) if len(sys.argv) > 1 else digits(Path(folder) / "digits")
-        files = [entry.content for entry in find("image_folder", root, root) if isinstance(entry.content, Path)]
-        config = Ingest(source="image_folder", root=str(root), image_size=SIZE)
+        files = [e.content for e in find("image_folder", root, Path(folder)) if isinstance(e.content, Path)]
         contenders: dict[str, Callable[[], object]] = {
-            "ingest (all of it)": lambda: ingest(config, Path(folder) / "images.npy"),
+            OURS: lambda: ours(root, Path(folder)),
             "plain Pillow loop": lambda: plain_loop(files),
             "ImageFolder + DataLoader": lambda: image_folder(root),
         }
@@ -69,12 +87,20 @@ def main() -> None:
                 start = time.perf_counter()
                 contender()
                 times[name].append(time.perf_counter() - start)
-    ours = statistics.median(times["ingest (all of it)"])
-    print(f"{len(files):,} files of {root}, {ROUNDS} rounds, medians")
-    for name, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(f"{name:26} {middle:7.2f} s {len(files) / middle:9,.0f} images/s {middle / ours:6.2f} x our time")
+        print(f"{len(files):,} files of {root}, {ROUNDS} rounds, medians (least and most)")
+        middle = statistics.median(times[OURS])
+        for name, seconds in times.items():
+            mine = statistics.median(seconds)
+            print(
+                f"{name:26} {mine:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f}) {len(files) / mine:9,.0f} images/s "
+                f"{mine / middle:6.2f} x our time"
+            )
+        sys.stdout.flush()
+        subprocess.run([sys.executable, __file__, ALONE, str(root), folder], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [ALONE]:
+        memory(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()

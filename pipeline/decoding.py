@@ -56,7 +56,8 @@ def _decode(entry: Entry, preprocessing: Preprocessing) -> tuple[bytes, Decoded]
         raise UnreadableImage(entry.fault)
     if isinstance(entry.content, Path):
         try:
-            content = entry.content.read_bytes()
+            with entry.content.open("rb", buffering=0) as file:
+                content = file.readall()
         except OSError as error:
             raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
         return content, read(content, preprocessing)

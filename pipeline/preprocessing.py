@@ -7,7 +7,8 @@ An image becomes a square uint8 RGB array; scaling and normalization happen insi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -78,12 +79,9 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
     if not content:
         raise UnreadableImage("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which do not matter here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if content.startswith(b"\xff\xd8\xff"):
-                return _read_jpeg(content, preprocessing)
-            return _read_other(content, preprocessing)
+        if content.startswith(b"\xff\xd8\xff"):
+            return _read_jpeg(content, preprocessing)
+        return _read_other(content, preprocessing)
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -108,7 +106,7 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=enough, min_width=enough, min_factor=2)
     mode = "L" if colours == "Gray" else "RGB"
     if b"Exif\0\0" in content[:EXIF_WITHIN]:
-        with Image.open(BytesIO(content)) as image:
+        with _strict_warnings(), Image.open(BytesIO(content)) as image:
             upright = _upright(Image.fromarray(pixels), image.getexif())
         if upright.size != pixels.shape[1::-1]:
             width, height = height, width
@@ -116,6 +114,16 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     return Decoded(pixels, width, height, mode, "JPEG")
 
 
+@contextmanager
+def _strict_warnings() -> Iterator[None]:
+    """Pillow only warns of images between one and two times its limit; its warnings of odd metadata do not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@_strict_warnings()
 def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     pillow_heif.register_heif_opener()
     _verify(content)

@@ -47,14 +47,15 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     `pipeline.measures.measure`. Memory is bounded by a few blocks, but for the manifest itself.
     """
     images.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch:
+    prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch, _pool(workers, prepared) as pool:
         entries = find(config.source, Path(config.root), Path(scratch), config.labels)
         blocks: list[Block] = []
         with (
             ImageArrayWriter(images, config.image_size) as writer,
             tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
         ):
-            for block in _decoded(entries, preprocessing_of(config), config.workers or os.cpu_count() or 1):
+            for block in _decoded(entries, prepared, pool, workers):
                 writer.append(block.pixels_NHWC)
                 blocks.append(Block(block.pixels_NHWC[:0], block.columns, block.quarantined))
                 bar.update(len(block.pixels_NHWC) + len(block.quarantined))
@@ -74,19 +75,28 @@ def _quarantine(blocks: list[Block]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", "class", "reason"])
 
 
-def _decoded(entries: list[Entry], preprocessing: Preprocessing, workers: int) -> Iterator[Block]:
+def _pool(workers: int, preprocessing: Preprocessing) -> ProcessPoolExecutor:
+    """Processes that start, and import what they need, while the source is searched."""
+    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    for _ in range(workers if workers > 1 else 0):
+        pool.submit(decode, [], preprocessing)
+    return pool
+
+
+def _decoded(
+    entries: list[Entry], preprocessing: Preprocessing, pool: ProcessPoolExecutor, workers: int
+) -> Iterator[Block]:
     """Blocks in the order of `entries`, whatever the number of processes."""
     step = max(1, min(BLOCK, BLOCK_BYTES // (preprocessing.size**2 * 3)))
     jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
-    if workers == 1 or len(entries) < 4 * BLOCK:
+    if workers == 1:
         yield from (decode(job, preprocessing) for job in jobs)
         return
-    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[Block]] = deque()
-        for job in jobs:
-            waiting.append(pool.submit(decode, job, preprocessing))
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
+    waiting: deque[Future[Block]] = deque()
+    for job in jobs:
+        waiting.append(pool.submit(decode, job, preprocessing))
+        if len(waiting) > AHEAD * workers:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
