@@ -29,7 +29,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
         *(models.train, models.prune, models.export, models.quantize, models.evaluate),
-        *(models.benchmark, models.report),
+        *(models.audit, models.benchmark, models.report),
     ],
 }
 for panel, commands in PANELS.items():

@@ -47,7 +47,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if path.suffix != ".csv":
         return pd.read_parquet(path)
     # A class may be called 001, NA or None
-    return pd.read_csv(path, dtype=dict.fromkeys(("path", "class", "reason"), str), keep_default_na=False)
+    return pd.read_csv(path, dtype=dict.fromkeys(("path", "class", "reason", "suggested"), str), keep_default_na=False)
 
 
 def sha256(path: Path) -> str:

@@ -191,6 +191,25 @@ def evaluate(
     sync_or_warn(config, model, out.parent.parent)
 
 
+def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """List the labels that the best network in the folder TRAINED contradicts."""
+    from pipeline.artifacts import read_dataset, read_json, write_table
+    from pipeline.evaluation.plots import save
+    from pipeline.stages.audit import audit as run
+    from pipeline.training import checkpoint
+    from pipeline.training.device import choose_device
+
+    config = load(params)
+    with summary("audit") as facts:
+        accuracies = {name: read_json(trained / name / "metrics.json")["best_val_accuracy"] for name in config.models}
+        best = max(accuracies, key=accuracies.__getitem__)
+        network, card = checkpoint.load(trained / best / "checkpoint.safetensors")
+        found = run(best, network, card, read_dataset(images, splits), config.audit, choose_device("auto"))
+        write_table(out / "suspects.csv", found.suspects)
+        save(found.picture, out / "suspects.png")
+        facts += [f"{best} contradicts {len(found.suspects):,} labels", f"all of them: {out / 'suspects.csv'}"]
+
+
 def benchmark(
     exported: Path, quantized: Path, evaluated: Path, images: Path, splits: Path, out: Path, picture: Path,
     params: ParamsFile = DEFAULT_PARAMS,

@@ -73,12 +73,12 @@ def _own(images: Path) -> Preset:
     if partners > ALIKE:
         print(
             f"note: these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only "
-            f"exact copies count as duplicates (validate.min_similarity); of videos, group the frames (split.group_pattern)"
+            f"exact copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern"
         )
     return Preset(
         re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images", source, _watched(root), labels=labels,
         image_size=side, min_images_per_class=min(10, max(3, min(per_class.values()))),
-        min_similarity=EXACT if partners > ALIKE else 0.9, 
+        min_similarity=EXACT if partners > ALIKE else 0.9,
         min_accuracy=round(min(0.9, 1.5 / len(per_class)), 3), **budget(training),
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
 """`audit`: labels that a trained network contradicts, to be looked at by a person.
 
 Confident learning: C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
-JAIR 2021 (https://arxiv.org/abs/1911.00068), by its library cleanlab. It needs probabilities from a model that has not seen
-the label in question. The network has, and learns wrong labels by heart; so its last layer is replaced by a linear
-classifier on the network's features that is fitted anew on the other folds of the data.
+JAIR 2021 (https://arxiv.org/abs/1911.00068), by its library cleanlab.
+
+It needs probabilities from a model that has not seen the label in question. The network has, and learns wrong labels by
+heart; so its last layer is replaced by a linear classifier on its features, fitted anew without the fold in question.
 """
 
 from __future__ import annotations

@@ -48,7 +48,10 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch, _pool(workers, prepared) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
+        _pool(workers, prepared) as pool,
+    ):
         entries = find(config.source, Path(config.root), Path(scratch), config.labels)
         blocks: list[Block] = []
         with (

@@ -18,7 +18,7 @@ from pipeline.evaluation import plots
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
 PICTURES = ("curves", "confusion", "reliability", "mistakes")
-SHOWN_CLASSES, SAMPLES = 10, 12
+SHOWN_CLASSES, SAMPLES, SUSPECTS = 10, 12, 100
 
 
 def render(params: Params, artifacts: Path) -> str:
@@ -33,12 +33,16 @@ def render(params: Params, artifacts: Path) -> str:
         params=params,
         counts=_counts(dataset),
         totals={split: len(dataset.rows(split)) for split in SPLITS},
+        left_out=int((~dataset.splits["split"].isin(SPLITS)).sum()),
         classes=dataset.class_names,
         counts_picture=_embedded(plots.class_counts(_counts(dataset), "Images per class and split")),
         samples_picture=_embedded(_samples(dataset)),
         quarantine=quarantine.head(20).to_dict("records"),
         quarantined=len(quarantine),
         validation=read_json(artifacts / "validate" / "validation.json"),
+        suspects=read_table(artifacts / "audit" / "suspects.csv").head(SUSPECTS).to_dict("records"),
+        suspected=len(read_table(artifacts / "audit" / "suspects.csv")),
+        suspects_picture=_file(artifacts / "audit" / "suspects.png"),
         preview_picture=_file(artifacts / "augment" / "preview.png"),
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,

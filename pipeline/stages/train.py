@@ -51,7 +51,7 @@ def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> Training
 
 def metrics(fitted: Fitted, card: ModelCard, dataset: Dataset, data: TrainingData) -> dict[str, Any]:
     """Facts of a fitted network; the validation accuracy is measured again in float32."""
-    images, labels = dataset.images_NHWC[data.val_rows], dataset.labels[data.val_rows]
+    images, labels = dataset.of("val")
     last = fitted.history.iloc[fitted.best_epoch - 1]
     return {
         "best_val_accuracy": accuracy(probabilities(fitted.network, card, images, fitted.placement.device), labels),

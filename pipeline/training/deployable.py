@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import Images, ModelCard
 
 BATCH = 256
 
@@ -34,7 +34,7 @@ class Deployable(nn.Module):
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, device: torch.device) -> np.ndarray:
+def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> np.ndarray:
     """float32 [N, classes], in float32 arithmetic, whatever precision the training used."""
     model = Deployable(network, card).to(device).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's convolutions round to 10 bits else
@@ -44,3 +44,16 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, 
         ]
     result: np.ndarray = torch.cat(parts).numpy()
     return result
+
+
+def features(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> np.ndarray:
+    """float32 [N, features]: what the network's last dense layer is given."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[torch.Tensor] = []
+    hook = last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu()))
+    try:
+        probabilities(network, card, images_NHWC, device)
+    finally:
+        hook.remove()
+    found: np.ndarray = torch.cat(seen).numpy()
+    return found
