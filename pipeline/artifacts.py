@@ -93,9 +93,9 @@ class ImageArrayWriter:
 def read_images(path: Path) -> np.ndarray:
     """All images, uint8 [N, size, size, 3], mapped from disk and not read before they are used.
 
-    Copy-on-write, because torch refuses to share read-only memory; the file is never changed.
+    Read-only: the kernel refuses to map a file copy-on-write that is larger than the machine's memory.
     """
-    images: np.ndarray = np.load(path, mmap_mode="c")
+    images: np.ndarray = np.load(path, mmap_mode="r")
     return images
 
 

@@ -135,14 +135,14 @@ class Split(Section):
 
 
 class Augment(Section):
-    # none | light | standard | strong | digits: see pipeline/training/augmentation.py
+    # none | light | standard | strong | digits: see pipeline/training/policy.py
     policy: str = "standard"
     # Any knob of the policy by itself, e.g. {horizontal_flip: false, rotation: 10}
     overrides: dict[str, bool | int | float] = {}
     # none | sampler (draw rare classes more often) | duplicates (list their images several times) | loss_weights
     # (weigh them more in the loss) | logit_adjustment (train against the classes' frequencies)
     balance: Literal["none", "sampler", "duplicates", "loss_weights", "logit_adjustment"] = "none"
-    # Seed of the preview picture.
+    # Seed of the preview picture, and of the choice of duplicates.
     seed: Seed = 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.conftest import write_digits
 from tests.project import Project, clone
 
 pytestmark = pytest.mark.slow
@@ -152,6 +153,7 @@ def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, t
     (images / "digit-1" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     broken = Project(root)
     broken.change(f"root: {source[1]}", f"root: {images}")
+    broken.change("strict: false", "strict: true")
     output = broken.run("dvc repro ingest", code=255)
     assert len(re.findall("^error: ", output, flags=re.M)) == 1
     assert "broken.jpg" in output
@@ -160,3 +162,40 @@ def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, t
     broken.change("strict: true", "strict: false")
     assert broken.ran(broken.run("dvc repro ingest")) == {"ingest"}
     assert "broken.jpg" in (root / "artifacts" / "ingest" / "quarantine.csv").read_text()
+
+
+def test_images_that_are_added_move_no_old_one(project: Project, tmp_path: Path) -> None:
+    """DVC keeps the table of splits when its stage runs again; another seed makes another split."""
+    root = shutil.copytree(project.root, tmp_path / "clone", symlinks=True)
+    source = re.search("root: (.*)", (root / "params.yaml").read_text())
+    assert source is not None
+    more = shutil.copytree(source[1], tmp_path / "more images")
+    write_digits(tmp_path / "extra", classes=3, per_class=70)
+    for number in range(40, 70):
+        for label in ("digit-0", "digit-1", "digit-2"):
+            shutil.copy(tmp_path / "extra" / label / f"{number:03d}.png", more / label / f"{number:03d}.png")
+    grown = Project(root)
+    table = root / "artifacts" / "split" / "splits.parquet"
+    before = pd.read_parquet(table).set_index("path")["split"]
+    grown.change(f"root: {source[1]}", f"root: {more}")
+    assert grown.ran(grown.run("dvc repro split")) == {"ingest", "validate", "split"}
+    after = pd.read_parquet(table).set_index("path")["split"]
+    assert len(after) == 210
+    assert after[before.index].equals(before)
+    grown.change("fold: 0\n  seed: 0", "fold: 0\n  seed: 1")
+    assert grown.ran(grown.run("dvc repro split")) == {"split"}
+    assert not pd.read_parquet(table).set_index("path")["split"][before.index].equals(before)
+
+
+def test_the_data_can_be_looked_at_before_anything_is_trained(project: Project, tmp_path: Path) -> None:
+    """Counts, a histogram and findings; a page with thumbnails; a critical finding ends with an error."""
+    source = re.search("root: (.*)", (project.root / "params.yaml").read_text())
+    assert source is not None
+    output = project.run("python -m pipeline data")
+    assert "120 images of 3 classes" in output
+    assert re.search(r"digit-1 +40  █{40}", output)
+    images = shutil.copytree(source[1], tmp_path / "images")
+    shutil.copy(images / "digit-0" / "000.png", images / "digit-1" / "same.png")
+    output = project.run(f"python -m pipeline data {images} --page {tmp_path / 'findings.html'}", code=1)
+    assert "critical: one_label: 2 of 121 (digit-0/000.png, digit-1/same.png)" in output
+    assert "same.png" in (tmp_path / "findings.html").read_text()

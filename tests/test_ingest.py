@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import Dataset, read_dataset, read_images, read_table, write_table
+from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_table, write_table
 from pipeline.config import Ingest
 from pipeline.stages.ingest import BLOCK, ingest
 
@@ -64,6 +65,34 @@ def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp
     write_table(tmp_path / "splits.parquet", dataset.splits)
     with pytest.raises(ValueError, match=r"has 7 images and .* 120: run `dvc repro` first"):
         read_dataset(tmp_path / "images.npy", tmp_path / "splits.parquet")
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path, digit_folder: Path) -> None:
+    """An array of 130 MB is written with a fraction of that: blocks are let go of."""
+    root = tmp_path / "images"
+    for copy in range(10):
+        shutil.copytree(digit_folder, root, dirs_exist_ok=True, copy_function=_numbered(copy))
+    tracemalloc.start()
+    try:
+        ingest(config(root, workers=1, image_size=192), tmp_path / "images.npy")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "images.npy").stat().st_size > 130e6
+    assert peak < 90e6
+
+
+def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    """The kernel refuses to map such a file copy-on-write; this one is full of holes, and takes no room."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = 2 * memory // (1024 * 1024 * 3)
+    with ImageArrayWriter(tmp_path / "images.npy", 1024) as writer:
+        writer.count = count
+    with (tmp_path / "images.npy").open("r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) + count * 1024 * 1024 * 3)
+    images = read_images(tmp_path / "images.npy")
+    assert images.nbytes > 1.9 * memory
+    assert images[-1, -1, -1].tolist() == [0, 0, 0]
 
 
 def test_class_names_survive_csv(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from pipeline.decoding import Block, decode
 from pipeline.preprocessing import Preprocessing
 
 BLOCK = 256  # images that travel between processes at once, at most
-BLOCK_BYTES = 1 << 25  # and what they may weigh
+BLOCK_BYTES = 1 << 23  # and what they may weigh: measuring takes several times as much
 AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 
@@ -53,29 +54,27 @@ def ingest(config: Ingest, images: Path) -> Ingested:
         _pool(workers, prepared) as pool,
     ):
         entries = find(config.source, Path(config.root), Path(scratch), config.labels)
-        blocks: list[Block] = []
+        columns: list[dict[str, Any]] = []
+        quarantined: list[tuple[str, str, str]] = []
         with (
             ImageArrayWriter(images, config.image_size) as writer,
             tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
         ):
             for block in _decoded(entries, prepared, pool, workers):
                 writer.append(block.pixels_NHWC)
-                blocks.append(Block(block.pixels_NHWC[:0], block.columns, block.quarantined))
+                columns.append(block.columns)
+                quarantined += block.quarantined
                 bar.update(len(block.pixels_NHWC) + len(block.quarantined))
-    return Ingested(_manifest(blocks), _quarantine(blocks))
+    return Ingested(_joined(columns), pd.DataFrame(quarantined, columns=["path", "class", "reason"]))
 
 
-def _manifest(blocks: list[Block]) -> pd.DataFrame:
-    columns = {}
-    for name, first in blocks[0].columns.items():
-        parts = [block.columns[name] for block in blocks]
-        columns[name] = np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain.from_iterable(parts))
-    return pd.DataFrame(columns)
-
-
-def _quarantine(blocks: list[Block]) -> pd.DataFrame:
-    rows = chain.from_iterable(block.quarantined for block in blocks)
-    return pd.DataFrame(rows, columns=["path", "class", "reason"])
+def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:
+    """One table of the columns of all blocks."""
+    table = {}
+    for name, first in blocks[0].items():
+        parts = [block[name] for block in blocks]
+        table[name] = np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain.from_iterable(parts))
+    return pd.DataFrame(table)
 
 
 def _pool(workers: int, preprocessing: Preprocessing) -> ProcessPoolExecutor:

@@ -39,7 +39,7 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, devi
     model = Deployable(network, card).to(device).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's convolutions round to 10 bits else
         parts = [
-            model(torch.from_numpy(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
+            model(torch.tensor(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
             for i in range(0, len(images_NHWC), BATCH)
         ]
     result: np.ndarray = torch.cat(parts).numpy()

@@ -6,6 +6,7 @@ import copy
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -152,7 +153,10 @@ def say(epoch: Epoch) -> None:
 
 def _resident(data: TrainingData, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """On the CPU the mapped file itself, so that it may exceed memory; on a GPU the whole array moves over."""
-    return torch.from_numpy(data.images_NHWC).to(device), torch.from_numpy(data.labels).to(device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
+        images = torch.from_numpy(data.images_NHWC)
+    return images.to(device), torch.from_numpy(data.labels).to(device)
 
 
 def _draw(data: TrainingData, order: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""`audit`: wrong labels are found, right ones are left alone, and the picture shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Audit, Train
+from pipeline.stages.audit import audit, held_out_probabilities
+from pipeline.stages.train import train
+from pipeline.training.balance import balanced
+from pipeline.training.policy import POLICIES
+
+CPU = torch.device("cpu")
+
+
+def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> None:
+    """A tenth of the labels is wrong, also in the training split, which the network has learned by heart."""
+    draw = np.random.default_rng(0)
+    wrong = draw.choice(len(dataset.labels), 12, replace=False)
+    labels = dataset.labels.copy()
+    labels[wrong] = (labels[wrong] + 1) % 3
+    names = np.array(dataset.class_names)
+    spoiled = Dataset(
+        dataset.images_NHWC, labels, dataset.splits.assign(**{"class": names[labels]}), dataset.class_names
+    )
+    rows = spoiled.rows("train")
+    balance = balanced(rows, labels[rows], spoiled.class_names, "none", 0)
+    recipe = Train(epochs=12, batch_size=16, learning_rate=0.05, device="cpu", precision="float32", threads=1)
+    fitted, _ = train(card, spoiled, balance, POLICIES["digits"], recipe, lambda epoch: None)
+    found = audit("simple_cnn", fitted.network, card, spoiled, Audit(shown=5), CPU)
+    suspected = set(found.suspects["path"])
+    planted = set(dataset.splits["path"].iloc[wrong])
+    assert len(suspected & planted) >= 10
+    assert len(suspected - planted) <= 3
+    right = found.suspects.merge(dataset.splits[["path", "class"]], on="path", suffixes=("", "_true"))
+    of_planted = right[right["path"].isin(planted)]
+    assert (of_planted["suggested"] == of_planted["class_true"]).mean() > 0.8
+
+
+def test_good_labels_are_not_doubted(dataset: Dataset) -> None:
+    """Features that separate the classes contradict nobody, and no picture is made of nothing."""
+    features = np.eye(3)[dataset.labels] * 5 + np.random.default_rng(0).normal(0, 0.3, (len(dataset.labels), 3))
+    scores = held_out_probabilities(features.astype(np.float32), dataset.labels)
+    assert (scores.argmax(axis=1) == dataset.labels).all()
+    assert scores.sum(axis=1) == pytest.approx(np.ones(len(scores)))
+
+
+def test_a_class_with_a_single_image_is_a_sentence() -> None:
+    """There is nothing to hold it against."""
+    with pytest.raises(ValueError, match="a class has a single image"):
+        held_out_probabilities(np.zeros((5, 2), np.float32), np.array([0, 0, 1, 1, 2]))
+
+
+def test_many_images_are_judged_by_some_of_each_class() -> None:
+    """What the classifier is fitted on is bounded; every image is judged all the same."""
+    labels = np.repeat([0, 1], [30_000, 200])
+    features = pd.get_dummies(labels).to_numpy(np.float32) + np.random.default_rng(0).normal(0, 0.2, (30_200, 2))
+    scores = held_out_probabilities(features.astype(np.float32), labels)
+    assert (scores.argmax(axis=1) == labels).mean() > 0.98
