@@ -92,8 +92,8 @@ def main() -> None:
         for name, seconds in times.items():
             mine = statistics.median(seconds)
             print(
-                f"{name:26} {mine:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f}) {len(files) / mine:9,.0f} images/s "
-                f"{mine / middle:6.2f} x our time"
+                f"{name:26} {mine:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f}) "
+                f"{len(files) / mine:9,.0f} images/s {mine / middle:6.2f} x our time"
             )
         sys.stdout.flush()
         subprocess.run([sys.executable, __file__, ALONE, str(root), folder], check=True)

@@ -96,7 +96,8 @@ def main() -> None:
             print(f"-- {arguments[0]}: {time.perf_counter() - start:.0f} s", flush=True)
         array = (folder / "artifacts" / "images.npy").stat().st_size / 1e6
         print(
-            f"array of {array:,.0f} MB, limit {limit:,} MB for all processes and the page cache, peak {group.peak():,.0f} MB"
+            f"array of {array:,.0f} MB; limit {limit:,} MB for all processes and the page cache; "
+            f"peak {group.peak():,.0f} MB"
         )
         group.path.rmdir()
 

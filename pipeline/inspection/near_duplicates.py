@@ -1,6 +1,7 @@
 """Pairs of images that show the same picture: encoded again, made lighter, cropped a little, ...
 
-Candidates by their perceptual hashes, confirmed by the correlation of their pixels.
+Candidates by their perceptual hashes; most of them fall at a look at tiny thumbnails, which fit into memory; the rest is
+confirmed by the correlation of the pixels, which may have to come from disk.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import pandas as pd
 
 from pipeline.artifacts import ImageRows
 
-COMPARED = 1 << 22  # hashes that are compared at once: 32 MB
-CONFIRMED = 1 << 25  # bytes of pixels that are compared at once
-SIDE = 32  # pictures are compared at this size or less
+COMPARED = 1 << 20  # hashes that are compared at once: 8 MB
+CONFIRMED = 1 << 25  # bytes of pixels that are looked at at once
+SIDE, TINY = 32, 8  # pictures are compared at this size or less, and before that as thumbnails of that size
+DOUBT = 0.1  # by which the correlation of thumbnails may be lower than that of the pictures
 MOST = 50  # pairs an image, on average: beyond that the images are alike by nature
 FLAT = 1.0  # grey levels: a picture with less contrast resembles any other
 
@@ -35,7 +37,10 @@ def find_pairs(
             {"first": int, "second": int, "distance": int}
         )
     found, count = [], 0
+    tiny = _tiny(images)
     for first, second, distance in _candidates(hashes, max_hash_distance):
+        alike = _correlation(tiny[first], tiny[second]) >= min_similarity - DOUBT
+        first, second, distance = first[alike], second[alike], distance[alike]
         similarity = _similarity(images, first, second)
         sure = similarity >= min_similarity
         count += int(sure.sum())
@@ -67,19 +72,30 @@ def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.
 
 def _similarity(images: ImageRows, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Correlation [len(first)] of pairs of images, block by block."""
-    side = images.shape[1]
-    block = max(1, CONFIRMED // (side * side * 3 * 8))
+    block = _block(images)
     parts = [
-        _correlation(_thumbnails(images[first[i : i + block]]), _thumbnails(images[second[i : i + block]]))
+        _correlation(_thumbnails(images[first[i : i + block]], SIDE), _thumbnails(images[second[i : i + block]], SIDE))
         for i in range(0, len(first), block)
     ]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _thumbnails(images_NHWC: np.ndarray) -> np.ndarray:
-    """Block means at about SIDE pixels, without each channel's mean: float32 [N, pixels * 3]."""
+def _tiny(images: ImageRows) -> np.ndarray:
+    """Thumbnails of all images, float16 [N, pixels * 3], in one pass over the file."""
+    block = _block(images)
+    parts = [_thumbnails(images[i : i + block], TINY).astype(np.float16) for i in range(0, len(images), block)]
+    return np.concatenate(parts)
+
+
+def _block(images: ImageRows) -> int:
+    side = images.shape[1]
+    return max(1, CONFIRMED // (side * side * 3 * 8))
+
+
+def _thumbnails(images_NHWC: np.ndarray, wanted: int) -> np.ndarray:
+    """Block means at about `wanted` pixels a side, without each channel's mean: float32 [N, pixels * 3]."""
     count, side = images_NHWC.shape[:2]
-    factor = max(1, side // SIDE)
+    factor = max(1, side // wanted)
     kept = side // factor * factor
     small = images_NHWC[:, :kept, :kept].reshape(count, kept // factor, factor, kept // factor, factor, 3)
     pixels = small.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1, 3)
@@ -88,6 +104,7 @@ def _thumbnails(images_NHWC: np.ndarray) -> np.ndarray:
 
 
 def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    left, right = left.astype(np.float32), right.astype(np.float32)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     product = np.einsum("np,np->n", left, right)
     flat = lengths < FLAT**2 * left.shape[1]
