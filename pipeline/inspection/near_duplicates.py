@@ -1,7 +1,7 @@
 """Pairs of images that show the same picture: encoded again, made lighter, cropped a little, ...
 
-Candidates by their perceptual hashes; most of them fall at a look at tiny thumbnails, which fit into memory; the rest is
-confirmed by the correlation of the pixels, which may have to come from disk.
+Candidates by their perceptual hashes; most of them fall at a look at tiny thumbnails, which fit into memory; the rest
+is confirmed by the correlation of the pixels, which may have to come from disk.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def find_pairs(
         )
     found, count = [], 0
     tiny = _tiny(images)
-    for first, second, distance in _candidates(hashes, max_hash_distance):
-        alike = _correlation(tiny[first], tiny[second]) >= min_similarity - DOUBT
-        first, second, distance = first[alike], second[alike], distance[alike]
+    for candidates in _candidates(hashes, max_hash_distance):
+        left, right, _ = candidates
+        likely = _correlation(tiny[left], tiny[right]) >= min_similarity - DOUBT
+        first, second, distance = (column[likely] for column in candidates)
         similarity = _similarity(images, first, second)
         sure = similarity >= min_similarity
         count += int(sure.sum())
@@ -89,7 +90,7 @@ def _tiny(images: ImageRows) -> np.ndarray:
 
 def _block(images: ImageRows) -> int:
     side = images.shape[1]
-    return max(1, CONFIRMED // (side * side * 3 * 8))
+    return max(1, CONFIRMED // int(side * side * 3 * 8))
 
 
 def _thumbnails(images_NHWC: np.ndarray, wanted: int) -> np.ndarray:
