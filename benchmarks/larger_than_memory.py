@@ -85,7 +85,7 @@ def main() -> None:
             list(
                 pool.map(write, [folder / "images"] * (count // step), range(0, count, step), [step] * (count // step))
             )
-        preset = Preset("benchmark", "image_folder", str(folder / "images"), image_size=SIDE, epochs=1)
+        preset = Preset("benchmark", "image_folder", str(folder / "images"), image_size=SIDE, epochs=1, batch_size=32)
         (folder / "params.yaml").write_text(preset.render())
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         group = Limited(limit)

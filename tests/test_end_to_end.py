@@ -75,7 +75,7 @@ def test_the_flow_finds_nothing_to_do_after_repro_and_makes_a_champion(project: 
 def test_one_models_learning_rate_reruns_that_model_only(project: Project) -> None:
     """Its own five stages and what gathers all models; by the flow this time, after which DVC has nothing to do."""
     project.change("    learning_rate: 0.05", "    learning_rate: 0.04")
-    wanted = {f"{stage}@simple_cnn" for stage in MODEL_STAGES} | {"benchmark", "report"}
+    wanted = {f"{stage}@simple_cnn" for stage in MODEL_STAGES} | {"audit", "benchmark", "report"}
     assert project.ran(project.run("python -m flows.training --no-promote")) == wanted
     assert project.ran(project.run("dvc repro")) == set()
 
