@@ -207,7 +207,7 @@ def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFi
         found = run(best, network, card, read_dataset(images, splits), config.audit, choose_device("auto"))
         write_table(out / "suspects.csv", found.suspects)
         save(found.picture, out / "suspects.png")
-        facts += [f"{best} contradicts {len(found.suspects):,} labels", f"all of them: {out / 'suspects.csv'}"]
+        facts += [f"labels that {best} contradicts: {len(found.suspects):,} ({out / 'suspects.csv'})"]
 
 
 def benchmark(

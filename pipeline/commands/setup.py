@@ -152,6 +152,8 @@ def _near_duplicates_each(files: list[Path]) -> float:
     entries = [Entry(file.as_posix(), "", "", file) for file in files[:COMPARED]]
     block = decode(entries, Preprocessing(32, "stretch", (255, 255, 255)))
     count = len(block.pixels_NHWC)
+    if count < 2:  # `ingest` will say why they cannot be read
+        return 0.0
     usual = Validate()
     rows = ImageRows(block.pixels_NHWC, np.arange(count))
     pairs = find_pairs(block.columns["phash"], rows, usual.max_hash_distance, usual.min_similarity, most=count)

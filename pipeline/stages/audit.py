@@ -51,7 +51,7 @@ def audit(
     )
     shown = suspects.head(config.shown)
     captions = [f"{row['class']}\nrather {row['suggested']}?" for row in shown.to_dict("records")]
-    title = f"{len(suspects):,} labels that {name} contradicts" if len(suspects) else f"{name} contradicts no label"
+    title = f"labels that {name} contradicts: {len(suspects):,}"
     picture = image_grid(dataset.images_NHWC[rows[: len(shown)]], captions, 8, title)
     return Audited(suspects.reset_index(drop=True), picture)
 
