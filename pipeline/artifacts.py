@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,14 @@ def read_images(path: Path) -> np.ndarray:
     """
     images: np.ndarray = np.load(path, mmap_mode="r")
     return images
+
+
+def expect_random_access(images_NHWC: np.ndarray) -> None:
+    """Ask the kernel not to read ahead in a mapped file: where it does not fit into memory, an epoch of random batches
+    would read it a hundred times."""
+    mapped = getattr(images_NHWC, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_RANDOM)
 
 
 class ImageRows:

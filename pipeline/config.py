@@ -25,9 +25,9 @@ Size = Annotated[int, Field(ge=8, le=1024)]
 
 
 CheckName = Literal[
-    "known_classes", "class_images", "readable", "one_label", "near_one_label", "leakage", "copies", "near_duplicates",
-    "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier", "sharpness_outlier", "colour",
-    "drift",
+    "known_classes", "class_names", "class_images", "readable", "one_label", "near_one_label", "leakage", "copies",
+    "near_duplicates", "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier",
+    "sharpness_outlier", "colour", "drift",
 ]  # fmt: skip
 
 

@@ -30,8 +30,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A marker segment holds 64 KiB at most, and EXIF data stand in one of the first
-EXIF_WITHIN = 1 << 18
 TOO_LARGE = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels (decompression bomb)"
 
 
@@ -105,7 +103,7 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     # A fraction of 2 or more is quicker to decode than the whole, one in between is not
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=enough, min_width=enough, min_factor=2)
     mode = "L" if colours == "Gray" else "RGB"
-    if b"Exif\0\0" in content[:EXIF_WITHIN]:
+    if b"Exif\0\0" in content or b"tiff:Orientation" in content:
         with _strict_warnings(), Image.open(BytesIO(content)) as image:
             upright = _upright(Image.fromarray(pixels), image.getexif())
         if upright.size != pixels.shape[1::-1]:
@@ -166,15 +164,20 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey: `convert` would clip at 255, so bring the range to 0-255 first."""
+    """16-bit, 32-bit and float grey: `convert` would clip at 255, so bring the range to 0-255 first.
+
+    The range is told by the values: 0-1 of floats, 0-255, 0-65535. Raises UnreadableImage where it is none of them.
+    """
     grey = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
-        values = grey * scale
-    elif image.mode.startswith("I;16") or grey.max(initial=0.0) <= 65535:
+    low, high = float(grey.min(initial=0.0)), float(grey.max(initial=0.0))
+    if not np.isfinite(grey).all():
+        raise UnreadableImage("it has values that are not finite numbers")
+    if low < 0 or high > 65535:
+        raise UnreadableImage(f"its values run from {low:g} to {high:g}: bring them to 0-1, 0-255 or 0-65535")
+    if image.mode.startswith("I;16") or high > 255:
         values = grey / 257.0
     else:
-        values = grey / (2**31 - 1) * 255.0
+        values = grey * (255.0 if image.mode == "F" and high <= 1 else 1.0)
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
 
 

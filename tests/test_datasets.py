@@ -215,3 +215,19 @@ def test_a_test_class_without_training_images_is_named(tmp_path: Path, digit_fol
     shutil.copytree(digit_folder / "digit-0", tmp_path / "test" / "zero")
     with pytest.raises(ValueError, match="class 'zero' of test/ has no images in train/"):
         folder_entries(tmp_path)
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing")])
+def test_images_beside_class_folders_are_set_aside(tmp_path: Path, train: str, test: str) -> None:
+    """Nobody knows their class; other files there are none of our business."""
+    root = tmp_path / "images"
+    for split in (train, test):
+        write_digits(root / split, classes=2, per_class=3)
+    shutil.copy(root / train / "digit-0" / "000.png", root / train / "loose.png")
+    shutil.copy(root / train / "digit-0" / "000.png", root / "loose.png")
+    (root / "README.md").write_text("x")
+    entries = find("image_folder", root, tmp_path)
+    loose = [entry for entry in entries if entry.fault]
+    assert [(entry.path, entry.label) for entry in loose] == [(f"{train}/loose.png", ""), ("loose.png", "")]
+    assert {entry.split for entry in entries if not entry.fault} == {"train", "test"}
+    assert "it lies in no class folder" in loose[0].fault

@@ -73,6 +73,14 @@ def test_what_is_true_of_a_file_is_true_of_its_copies() -> None:
     assert pairs["second_path"].tolist() == ["003.png", "004.png", "004.png"]
 
 
+def test_copies_of_both_make_few_pairs() -> None:
+    """Hundreds of copies of a picture and of its version: each is tied, but not each to each."""
+    images = pixels([ORIGINALS[0], VERSIONS["compressed"]] * 100)
+    pairs = alike(manifest_of(images), images, 10, 0.9)
+    assert set(pairs["first"]) | set(pairs["second"]) == set(range(200))
+    assert len(pairs) < 500
+
+
 def test_a_similarity_of_one_looks_for_exact_copies_only() -> None:
     """For images that are alike by nature."""
     images = pixels([ORIGINALS[0], VERSIONS["compressed"], ORIGINALS[0]])

@@ -29,6 +29,31 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert to_array(read(encoded(wide, "PNG"), PLAIN).pixels_HWC, PLAIN).tolist() == [[[128, 128, 128]] * 8] * 8
 
 
+@pytest.mark.parametrize(
+    ("values", "grey"),
+    [
+        (np.full((8, 8), 0.5, np.float32), 128),
+        (np.full((8, 8), 100, np.float32), 100),
+        (np.full((8, 8), 32896, np.float32), 128),
+        (np.full((8, 8), 200, np.int32), 200),
+        (np.full((8, 8), 32896, np.int32), 128),
+    ],
+)
+def test_the_values_of_a_tiff_tell_their_range(values: np.ndarray, grey: int) -> None:
+    """0-1, 0-255 or 0-65535, of floats and whole numbers."""
+    content = encoded(Image.fromarray(values), "TIFF")
+    assert (to_array(read(content, PLAIN).pixels_HWC, PLAIN) == grey).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0, 1e6])
+def test_values_without_a_meaning_are_refused(wrong: float) -> None:
+    """Instead of a black or white picture."""
+    values = np.full((8, 8), 0.5, np.float32)
+    values[3, 3] = wrong
+    with pytest.raises(UnreadableImage, match=r"not finite|its values run from"):
+        read(encoded(Image.fromarray(values), "TIFF"), PLAIN)
+
+
 def test_a_colour_key_is_transparency() -> None:
     """An RGB PNG may declare one of its colours transparent."""
     image = Image.new("RGB", (8, 8), (0, 255, 0))

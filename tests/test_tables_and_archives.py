@@ -240,3 +240,20 @@ def test_what_is_wrong_inside_is_said_of_the_archive(root: Path) -> None:
     archive = Path(shutil.make_archive(str(root.parent / "flat"), "zip", root / "digit-0"))
     with pytest.raises(ValueError, match=r"flat\.zip holds images but no class folders"):
         archive_entries(archive)
+
+
+def test_names_with_the_separators_of_windows_are_found(root: Path, tmp_path: Path) -> None:
+    """In tables, and in archives that some tools of Windows write."""
+    (entry,) = [e for e in table_entries(root, "path,label\ndigit-0\\000.png,a\ndigit-1/000.png,b\n") if e.label == "a"]
+    assert (entry.path, entry.fault) == ("digit-0/000.png", "")
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.writestr("photos\\" + str(file.relative_to(root)).replace("/", "\\"), file.read_bytes())
+    assert [e.path for e in archive_entries(tmp_path / "windows.zip")][:2] == ["digit-0/000.png", "digit-0/001.png"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_spaces_after_the_delimiter_do_not_matter(root: Path, end: str) -> None:
+    """Old spreadsheets end a line with a carriage return alone."""
+    text = end.join(["path, label", 'digit-0/000.png, "a, b"', "digit-1/000.png, c", ""])
+    assert [entry.label for entry in table_entries(root, text)] == ["a, b", "c"]

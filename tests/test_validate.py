@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import read_images
+from pipeline.artifacts import read_images, sha256
 from pipeline.commands.inspection import accept
 from pipeline.config import Ingest, Validate
-from pipeline.inspection.drift import profile
+from pipeline.inspection.drift import profile, read_profile
 from pipeline.inspection.findings import Finding, raise_critical, report
 from pipeline.stages.ingest import Ingested, ingest
 from pipeline.stages.validate import validate
@@ -152,9 +152,41 @@ def test_accepting_needs_data_without_critical_failures(clean: tuple[Ingested, n
         (artifacts / stage).mkdir(parents=True)
     clean[0].manifest.to_parquet(artifacts / "ingest" / "manifest.parquet")
     for failed in (1, 0):
-        (artifacts / "validate" / "validation.json").write_text(json.dumps({"critical_failures": failed}))
+        validation = {"critical_failures": failed, "manifest": sha256(artifacts / "ingest" / "manifest.parquet")}
+        (artifacts / "validate" / "validation.json").write_text(json.dumps(validation))
         if failed:
             with pytest.raises(ValueError, match="the data fail a critical expectation"):
                 accept(reference, artifacts)
     accept(reference, artifacts)
     assert json.loads((reference / "profile.json").read_text())["classes"] == {"cat": 30, "dog": 30}
+    clean[0].manifest.head(50).to_parquet(artifacts / "ingest" / "manifest.parquet")
+    with pytest.raises(ValueError, match=r"manifest\.parquet is newer than .*run `dvc repro validate` first"):
+        accept(reference, artifacts)
+
+
+@pytest.mark.parametrize("content", ["{bad", "{}", '{"images": 3}', "[]"])
+def test_a_damaged_profile_is_named(tmp_path: Path, content: str) -> None:
+    """Not taken for none."""
+    assert read_profile(tmp_path) is None
+    (tmp_path / "profile.json").write_text(content)
+    with pytest.raises(ValueError, match=r"profile\.json is damaged: restore it from git, or delete it"):
+        read_profile(tmp_path)
+
+
+def test_classes_with_look_alike_names_are_a_warning(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
+    """Case, outer spaces, and two ways to write an umlaut."""
+    found, images = clean
+    for one, other in (("Cat", "cat "), ("K\u00e4se", "Ka\u0308se")):
+        renamed = found.manifest.assign(**{"class": found.manifest["class"].map({"cat": one, "dog": other})})
+        finding = judged(renamed, images, tmp_path / one)["class_names"]
+        assert (finding.passed, finding.severity, finding.count) == (False, "warning", 2)
+
+
+def test_many_copies_of_one_file_make_no_outliers_of_the_others(
+    clean: tuple[Ingested, np.ndarray], tmp_path: Path
+) -> None:
+    """The median is that of distinct images."""
+    found, images = clean
+    rows = np.array([0] * 100 + list(range(60)))
+    findings = judged(found.manifest.iloc[rows], images[rows], tmp_path)
+    assert findings["sharpness_outlier"].count == findings["brightness_outlier"].count == 0

@@ -46,16 +46,17 @@ def validate(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Judge the data with Great Expectations; REFERENCE is the folder of the accepted profile."""
-    from pipeline.artifacts import PROFILE, read_images, read_json, read_table, write_json, write_table
+    from pipeline.artifacts import read_images, read_table, sha256, write_json, write_table
     from pipeline.inspection import findings, gallery
+    from pipeline.inspection.drift import read_profile
     from pipeline.stages.validate import validate as run
 
     config = load(params).validate_
-    accepted = read_json(reference / PROFILE) if (reference / PROFILE).exists() else None
+    accepted = read_profile(reference)
     aside, pixels = read_table(quarantine), read_images(images)
     with summary("validate") as facts:
         result = run(read_table(manifest), aside, pixels, accepted, config, docs)
-        write_json(report, findings.report(result.findings))
+        write_json(report, {"manifest": sha256(manifest), **findings.report(result.findings)})
         write_table(pairs, result.pairs)
         page.write_text(gallery.page(result.findings, result.images, result.pairs, aside, pixels))
         facts += [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile
-from pipeline.commands.setup import source_of
-from pipeline.config import Ingest, Validate, load
+from pipeline.commands.setup import own
+from pipeline.config import check, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,18 +25,15 @@ def data(
     page: Annotated[Path | None, typer.Option(help="Where to write the page with thumbnails of all findings.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Print what is in a data set: classes, counts, a histogram, and what is wrong with it."""
+    """Print what is in a data set: classes, counts, a histogram, and what is wrong with it, by the values of `init`."""
     from pipeline.artifacts import read_images
     from pipeline.commands.data import say
     from pipeline.inspection import findings, gallery
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
-    if images is None:
-        config, asked = load(params).ingest, load(params).validate_
-    else:
-        source, root, labels = source_of(images)
-        config, asked = Ingest(source=source, root=str(root), labels=labels), Validate()
+    values = load(params) if images is None else check(own(images).render(), str(images))
+    config, asked = values.ingest, values.validate_
     with tempfile.TemporaryDirectory() as folder:
         array = Path(folder) / "images.npy"
         found = ingest(config, array)
@@ -81,12 +78,14 @@ def accept(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
 ) -> None:
     """Accept the data set that was validated last: later ones are compared with it (drift)."""
-    from pipeline.artifacts import PROFILE, read_json, read_table, write_json
+    from pipeline.artifacts import PROFILE, read_json, read_table, sha256, write_json
     from pipeline.inspection.drift import profile
 
     validation, manifest = artifacts / "validate" / "validation.json", artifacts / "ingest" / "manifest.parquet"
     if not validation.exists() or not manifest.exists():
         raise ValueError(f"{validation} is not there: run `dvc repro validate` first")
+    if read_json(validation)["manifest"] != sha256(manifest):
+        raise ValueError(f"{manifest} is newer than {validation}: run `dvc repro validate` first")
     if read_json(validation)["critical_failures"]:
         raise ValueError(f"the data fail a critical expectation ({validation}): mend them and run `dvc repro validate`")
     accepted = profile(read_table(manifest))

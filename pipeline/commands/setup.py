@@ -31,7 +31,7 @@ def init(
     """Write params.yaml with sensible values for the data; a file that is there is kept beside it."""
     if (images is None) == (dataset is None):
         raise ValueError("give either --images PATH or --dataset NAME")
-    preset = _own(images) if images is not None else builtin(dataset or "")
+    preset = own(images) if images is not None else builtin(dataset or "")
     text = preset.render()
     check(text, str(params))  # before the old file is touched
     if params.exists() and params.read_text() != text:
@@ -52,11 +52,11 @@ def _free(params: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _own(images: Path) -> Preset:
+def own(images: Path) -> Preset:
     """Values for a folder, a table or an archive, from what is in it."""
     from pipeline.datasets import find
 
-    source, root, labels = source_of(images)
+    source, root, labels = _source(images)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             found = find(source, root, Path(scratch), labels)
@@ -83,7 +83,7 @@ def _own(images: Path) -> Preset:
     )  # fmt: skip
 
 
-def source_of(images: Path) -> tuple[str, Path, str]:
+def _source(images: Path) -> tuple[str, Path, str]:
     """Source, root and labels of params.yaml's `ingest`."""
     if images.is_dir():
         return "image_folder", images, "labels.csv"

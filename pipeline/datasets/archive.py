@@ -31,8 +31,11 @@ def _unpack(archive: Path, scratch: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened_zip:
+                for member in opened_zip.infolist():  # some tools of Windows write its separators
+                    member.filename = member.filename.replace("\\", "/")
                 _refuse(archive, opened_zip.infolist())
-                opened_zip.extractall(scratch)
+                for member in opened_zip.infolist():
+                    opened_zip.extract(member, scratch)
         else:
             with tarfile.open(archive) as opened_tar:
                 opened_tar.extractall(scratch, filter="data")  # PEP 706: nothing outside, no devices
@@ -54,7 +57,7 @@ def _line(error: Exception) -> str:
 
 def _refuse(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
-        path = PurePosixPath(member.filename.replace("\\", "/"))
+        path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{archive} is not unpacked, as {member.filename!r} lies outside it: pack it again")
         if member.flag_bits & 0x1:  # PKWARE's APPNOTE, 4.4.4

@@ -6,6 +6,7 @@ Links to files and folders are followed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets import Entry
@@ -22,7 +23,10 @@ from pipeline.datasets._folders import (
     subfolders,
 )
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
 
 
@@ -38,7 +42,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
         if all(layout.values()):
             raise ValueError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
         return _classes(root, root, "", above)
-    entries = []
+    entries = _loose(root, root, "")
     for folder in folders:
         if identity(folder) in above:
             entries.append(_entry(root, folder, folder, "", LOOP))
@@ -68,7 +72,13 @@ def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -
             entries += _class(root, label, split, above)
         elif label.is_symlink() and not label.exists():  # perhaps a class: not passed over in silence
             entries.append(_entry(root, label, label, split, "a link to nothing that is there"))
-    return entries
+    return entries + _loose(root, folder, split)
+
+
+def _loose(root: Path, folder: Path, split: str) -> list[Entry]:
+    """Images beside the class folders, whose class nobody knows."""
+    images = [path for path in listing(folder) if path.suffix.lower() in IMAGES and path.is_file()]
+    return [replace(_entry(root, path, path, split, "it lies in no class folder"), label="") for path in images]
 
 
 def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:

@@ -31,10 +31,12 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
     table = root / labels
     if not table.is_file():
         raise ValueError(f"{table} is not a file: ingest.root is the table's folder, ingest.labels its name")
-    unique: dict[tuple[str, str, str, str], Entry] = {}
+    unique: dict[tuple[str, ...], Entry] = {}
     for line, row in _rows(table):
         entry = _entry(root, f"{table}, line {line}", line, row)
-        unique.setdefault((entry.path, entry.label, entry.split, entry.fault), entry)  # a repeated row is one image
+        unique.setdefault(
+            (entry.path, entry.label, entry.split, entry.group, entry.fault), entry
+        )  # a repeated row is one image
     return list(unique.values())
 
 
@@ -61,7 +63,8 @@ def _header(table: Path, text: str) -> tuple[str, dict[str, int]]:
     """The delimiter, and where each of COLUMNS stands."""
     found: list[str] = []
     for delimiter in DELIMITERS:
-        names = [name.strip().lower() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter), [])]
+        first = next(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True), [])
+        names = [name.strip().lower() for name in first]
         places = {
             column: next(names.index(name) for name in aliases if name in names)
             for column, aliases in COLUMNS.items()
@@ -80,7 +83,8 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The number of each line, and its values by column; `more` is what stands after the last column."""
     text = _text(table)
     delimiter, places = _header(table, text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"), newline="")  # old spreadsheets write \r alone
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         width = len(next(reader))
         for values in reader:
@@ -103,6 +107,8 @@ def _entry(root: Path, where: str, line: int, row: dict[str, str]) -> Entry:
         return replace(entry, fault=f"no label in line {line}")
     if row["more"]:
         return replace(entry, fault=f"line {line} has more values than there are columns: quote what holds a delimiter")
+    if "\\" in path and not (root / path).exists():  # written on Windows
+        path = path.replace("\\", "/")
     inside = _inside(root, path)
     if inside is None:
         return replace(entry, fault=f"it lies outside {root}, which DVC watches")

@@ -9,7 +9,7 @@ import onnxruntime
 
 from pipeline.artifacts import Images, ModelCard
 
-BATCH = 64
+PIXELS = 1 << 16  # of the images of a batch, as their activations take hundreds of times as much memory
 
 
 class Predictor:
@@ -37,4 +37,5 @@ class Predictor:
 
     def probabilities(self, images_NHWC: Images) -> np.ndarray:
         """Any number of images, in batches: uint8 [N, size, size, 3] -> float32 [N, classes]."""
-        return np.concatenate([self.run(images_NHWC[i : i + BATCH]) for i in range(0, len(images_NHWC), BATCH)])
+        batch = max(1, PIXELS // self.card.preprocessing.size**2)
+        return np.concatenate([self.run(images_NHWC[i : i + batch]) for i in range(0, len(images_NHWC), batch)])

@@ -16,7 +16,7 @@ def alike(
 ) -> pd.DataFrame:
     """A row per pair of rows of the manifest: `first` < `second`, `similarity`, `exact` (the same bytes), both paths.
 
-    Copies of a file are tied to the first of them alone, near-duplicates each to each.
+    Copies of a file are tied to the first of them alone, near-duplicates each to each, a copy to the first of the others.
     """
     rows = pd.Series(np.arange(len(manifest)))
     first_copy = rows.groupby(manifest["sha256"].to_numpy()).transform("min")
@@ -27,12 +27,17 @@ def alike(
         manifest["phash"].to_numpy()[distinct], ImageRows(images_NHWC, distinct), max_hash_distance, min_similarity
     )
     ends = pd.DataFrame({"a": distinct[near["first"]], "b": distinct[near["second"]], "similarity": near["similarity"]})
-    # What is true of a file is true of its copies
+    # What is true of a file is true of its copies: those of either with the first of the other, not each with each
     of = pd.DataFrame({"original": first_copy, "row": rows})
-    ends = ends.merge(of, left_on="a", right_on="original").merge(of, left_on="b", right_on="original")
-    both = np.sort(ends[["row_x", "row_y"]].to_numpy(dtype=np.int64), axis=1)
-    near = pd.DataFrame({"first": both[:, 0], "second": both[:, 1], "similarity": ends["similarity"], "exact": False})
-    pairs = pd.concat([copies, near]).sort_values(["first", "second"], ignore_index=True)
+    ends = pd.concat([
+        ends.merge(of, left_on="a", right_on="original").assign(a=lambda t: t["row"]),
+        ends.merge(of, left_on="b", right_on="original").assign(b=lambda t: t["row"]),
+    ])  # fmt: skip
+    both = np.sort(ends[["a", "b"]].to_numpy(dtype=np.int64), axis=1)
+    near = pd.DataFrame({
+        "first": both[:, 0], "second": both[:, 1], "similarity": ends["similarity"].to_numpy(), "exact": False,
+    })  # fmt: skip
+    pairs = pd.concat([copies, near.drop_duplicates()]).sort_values(["first", "second"], ignore_index=True)
     paths = manifest["path"].to_numpy()
     return pairs.assign(first_path=paths[pairs["first"]], second_path=paths[pairs["second"]])[PAIR_COLUMNS]
 

@@ -7,10 +7,13 @@ small data sets from being accused by chance.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from pipeline.artifacts import PROFILE, read_json
 
 MEASURES = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
 BINS = 10
@@ -30,6 +33,23 @@ def profile(manifest: pd.DataFrame) -> dict[str, Any]:
         "classes": manifest["class"].value_counts().sort_index().to_dict(),
         "measures": measures,
     }
+
+
+def read_profile(folder: Path) -> dict[str, Any] | None:
+    """The accepted data set's profile in a folder; None where there is none. Raises ValueError if it is damaged."""
+    path = folder / PROFILE
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = read_json(path)
+        whole = content.keys() >= {"images", "classes", "measures"} and content["measures"].keys() == set(MEASURES)
+    except (ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} is damaged: restore it from git, or delete it and run `python -m pipeline accept` anew"
+        )
+    return content
 
 
 def drift(accepted: dict[str, Any], manifest: pd.DataFrame) -> dict[str, float]:

@@ -161,8 +161,8 @@ def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides:
     for number in distinct.index[distinct < len(sides)].tolist():
         raise ValueError(
             f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
-            f"{' + '.join(sides)}: add images, lower split.folds, or raise validate.min_similarity where images that "
-            f"are not alike are taken for it"
+            f"{' + '.join(sides)}: add images that are no copies, ask for fewer folds, or raise "
+            f"validate.min_similarity where images are taken for near-duplicates that are none"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ def validate(
     pairs = alike(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
     images = compared(manifest, pairs)
     missing, unknown = _classes(manifest, quarantine, config.classes)
+    confusable = _confusable(manifest["class"])
     shifts = drift(accepted, manifest) if accepted else {}
     facts = pd.DataFrame({
         "wrong_classes": [len(missing) + len(unknown)],
+        "confusable_classes": [len(confusable)],
         "share_quarantined": [len(quarantine) / (len(manifest) + len(quarantine))],
         "drift": [max(shifts.values(), default=0.0)],
     })  # fmt: skip
@@ -54,10 +57,12 @@ def validate(
     passed = judge(tables, not_null=manifest.columns.tolist(), docs=docs)
     named = {
         "known_classes": [f"{name} (no image)" for name in missing] + [f"{name} (not expected)" for name in unknown],
+        "class_names": confusable,
         "readable": quarantine["path"].tolist(),
         "drift": [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift],
     }
-    of = {"known_classes": manifest["class"].nunique() + len(missing), "drift": len(shifts)}
+    classes = manifest["class"].nunique()
+    of = {"known_classes": classes + len(missing), "class_names": classes, "drift": len(shifts)}
     findings = [
         Finding(check.name, check.says, check.severity, passed[check.name], len(named[check.name]),
                 of.get(check.name, len(manifest) + len(quarantine)), named[check.name][:FIRST])
@@ -80,6 +85,7 @@ def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     side = np.sqrt(sides.prod(axis=1))
     times = side / side.median()
     near = pairs[~pairs["exact"]]
+    distinct = ~manifest["sha256"].duplicated()
     count, labels, splits = len(manifest), manifest["class"].to_numpy(), manifest["source_split"].to_numpy()
     colourless = manifest["mode"].isin(("1", "L", "LA", "I", "I;16", "F")) | (manifest["colourfulness"] < GREY)
     return manifest.assign(
@@ -93,9 +99,9 @@ def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         short_side=sides.min(axis=1),
         aspect=sides.max(axis=1) / sides.min(axis=1),
         size_ratio=np.maximum(times, 1 / times),
-        brightness_outlier=_deviations(manifest["brightness"]).abs(),
+        brightness_outlier=_deviations(manifest["brightness"], distinct).abs(),
         # Only blur is a fault; and sharpness is a matter of factors, hence the logarithm
-        sharpness_outlier=-_deviations(np.log1p(manifest["sharpness"])).clip(upper=0),
+        sharpness_outlier=-_deviations(np.log1p(manifest["sharpness"]), distinct).clip(upper=0),
         # Where most images are grey, grey is no fault
         colourless=(colourless & (colourless.mean() < 0.5)).astype(int),
     )
@@ -105,18 +111,26 @@ GREY = 0.5  # colourfulness under which nobody sees a colour
 NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
 
 
-def _deviations(values: pd.Series) -> pd.Series:
-    """Distance from the median in robust standard deviations (Iglewicz and Hoaglin 1993)."""
-    from_median = values - values.median()
-    spread = float(from_median.abs().median()) / 0.6745
+def _deviations(values: pd.Series, distinct: pd.Series) -> pd.Series:
+    """Distance from the median in robust standard deviations (Iglewicz and Hoaglin 1993), both of distinct images: a
+    thousand copies of one file would make outliers of all the others."""
+    from_median = values - values[distinct].median()
+    spread = float(from_median[distinct].abs().median()) / 0.6745
     return from_median / max(spread, NEGLIGIBLE)
 
 
 def _classes(manifest: pd.DataFrame, quarantine: pd.DataFrame, wanted: list[str]) -> tuple[list[str], list[str]]:
     """Classes without a readable image, and classes that are not wanted (none, where any will do)."""
     there = set(manifest["class"])
-    known = set(wanted) or there | set(quarantine["class"])
+    known = set(wanted) or there | (set(quarantine["class"]) - {""})
     return sorted(known - there), sorted(there - known)
+
+
+def _confusable(names: pd.Series) -> list[str]:
+    """Classes that a person would take for one: they differ in case, outer spaces or the form of their letters."""
+    found = pd.Series(sorted(set(names)))
+    plain = found.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
+    return [repr(name) for name in found[plain.duplicated(keep=False)]]
 
 
 def dataset_checks(config: Validate, compare: bool) -> list[Bounds]:
@@ -124,6 +138,7 @@ def dataset_checks(config: Validate, compare: bool) -> list[Bounds]:
     classes = f"the classes are {', '.join(config.classes)}" if config.classes else "every class has a readable image"
     bounds = [
         _check(config, "known_classes", classes, "wrong_classes", maximum=0),
+        _check(config, "class_names", "no two classes have names that look the same", "confusable_classes", maximum=0),
         _check(config, "readable", f"at most {config.max_quarantined:.1%} of the files are unreadable",
                "share_quarantined", maximum=config.max_quarantined),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.artifacts import Images, ModelCard
 
-BATCH = 256
+PIXELS = 1 << 18  # of the images of a batch: what a network makes of them takes hundreds of times as much memory
 
 
 class Deployable(nn.Module):
@@ -38,9 +38,10 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, devi
     """float32 [N, classes], in float32 arithmetic, whatever precision the training used."""
     model = Deployable(network, card).to(device).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's convolutions round to 10 bits else
+        batch = max(1, PIXELS // card.preprocessing.size**2)
         parts = [
-            model(torch.tensor(images_NHWC[i : i + BATCH]).to(device))[1].cpu()
-            for i in range(0, len(images_NHWC), BATCH)
+            model(torch.tensor(images_NHWC[i : i + batch]).to(device))[1].cpu()
+            for i in range(0, len(images_NHWC), batch)
         ]
     result: np.ndarray = torch.cat(parts).numpy()
     return result

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import ModelCard, expect_random_access
 from pipeline.config import Train
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.device import Placement, place
@@ -26,8 +26,6 @@ from pipeline.training.mixing import Mixer
 from pipeline.training.objective import Objective
 from pipeline.training.optimizer import one_cycle
 from pipeline.training.policy import Policy
-
-EVAL_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def fit(
                 f"lower train.learning_rate, or set train.clip_gradient"
             )
         trained_seconds = time.perf_counter() - start
-        val_loss, val_accuracy = _validate(network, placement, plain, images, labels, data.val_rows)
+        val_loss, val_accuracy = _validate(network, placement, plain, images, labels, data.val_rows, recipe.batch_size)
         history.append({
             "epoch": epoch,
             "learning_rate": learning_rate,
@@ -153,6 +151,8 @@ def say(epoch: Epoch) -> None:
 
 def _resident(data: TrainingData, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """On the CPU the mapped file itself, so that it may exceed memory; on a GPU the whole array moves over."""
+    if device.type == "cpu":
+        expect_random_access(data.images_NHWC)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
         images = torch.from_numpy(data.images_NHWC)
@@ -175,11 +175,12 @@ def _validate(
     images: torch.Tensor,
     labels: torch.Tensor,
     rows: np.ndarray,
+    batch_size: int,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the validation rows, unaugmented."""
     network.eval()
     loss, correct = 0.0, 0
-    for batch in torch.from_numpy(rows).to(placement.device).split(EVAL_BATCH):
+    for batch in torch.from_numpy(rows).to(placement.device).split(batch_size):
         target = labels.index_select(0, batch)
         with placement.autocast():
             logits = network(plain(images.index_select(0, batch))).float()
