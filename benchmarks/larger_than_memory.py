@@ -1,6 +1,6 @@
 """Ingest, validate, split, augment and one training epoch of more images than fit into the memory they may use.
 
-    python benchmarks/larger_than_memory.py [IMAGES] [LIMIT_MB]     default: 100,000 of 96 pixels (2.8 GB) in 1,200 MB
+    python benchmarks/larger_than_memory.py [IMAGES] [LIMIT_MB]     default: 60,000 of 96 pixels (1.7 GB) in 1,200 MB
 
 The limit is a cgroup's, page cache included, as a container's would be; making one needs root.
 """
@@ -76,7 +76,7 @@ class Limited:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 60_000
     limit = int(sys.argv[2]) if len(sys.argv) > 2 else 1_200
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,7 +16,7 @@ def alike(
 ) -> pd.DataFrame:
     """A row per pair of rows of the manifest: `first` < `second`, `similarity`, `exact` (the same bytes), both paths.
 
-    Copies of a file are tied to the first of them alone, near-duplicates each to each, a copy to the first of the others.
+    Copies of a file are tied to the first of them alone, near-duplicates each to each, a copy to the first of others.
     """
     rows = pd.Series(np.arange(len(manifest)))
     first_copy = rows.groupby(manifest["sha256"].to_numpy()).transform("min")
