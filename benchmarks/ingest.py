@@ -66,10 +66,11 @@ def ours(root: Path, folder: Path) -> None:
 def memory(root: Path, folder: Path) -> None:
     """Peak resident memory in MB of this process and of its largest worker, printed."""
     ours(root, folder)
-    peaks = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(
-        f"peak memory of ingest: {peaks[0]:,.0f} MB, and {peaks[1]:,.0f} MB for the largest of {os.cpu_count()} workers"
-    )
+    # getrusage would report the peak of the process that started this one, which it inherits
+    status = Path("/proc/self/status").read_text()
+    own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e3
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    print(f"peak memory of ingest: {own:,.0f} MB, and {worker:,.0f} MB for the largest of {os.cpu_count()} workers")
 
 
 def main() -> None:
