@@ -51,7 +51,8 @@ def audit(
     )
     shown = suspects.head(config.shown)
     captions = [f"{row['class']}\nrather {row['suggested']}?" for row in shown.to_dict("records")]
-    title = f"labels that {name} contradicts: {len(suspects):,}"
+    agreement = (scores.argmax(axis=1) == dataset.labels).mean()
+    title = f"labels that {name} contradicts: {len(suspects):,} (it agrees with {agreement:.1%} of all)"
     picture = image_grid(dataset.images_NHWC[rows[: len(shown)]], captions, 8, title)
     return Audited(suspects.reset_index(drop=True), picture)
 

@@ -46,6 +46,7 @@ def render(params: Params, artifacts: Path) -> str:
         preview_picture=_file(artifacts / "augment" / "preview.png"),
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,
+        best_accuracy=max(model["train"]["best_val_accuracy"] for model in models),
         best=max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"],
         benchmark=benchmark,
         pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
