@@ -20,7 +20,7 @@ MOST = 24  # thumbnails, or pairs of them, a finding
 NAMED = 100  # files that could not be read
 # What the caption of a finding's thumbnail gives beside the path: a column and its format
 MEASURED = {
-    "class_images": ("class_images", "{:,} images of the class"),
+    "class_images": ("class_images", "images of the class: {:,}"),
     "balance": ("times_smaller", "{:.0f} x fewer than the largest class"),
     "side": ("short_side", "{:.0f} pixels"),
     "aspect": ("aspect", "{:.1f} : 1"),
