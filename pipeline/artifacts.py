@@ -5,6 +5,7 @@ Nothing written here holds a timestamp, a run id or an absolute path: DVC compar
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import mmap
@@ -49,6 +50,11 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     # A class may be called 001, NA or None
     return pd.read_csv(path, dtype=dict.fromkeys(("path", "class", "reason", "suggested"), str), keep_default_na=False)
+
+
+def data_uri(png: bytes) -> str:
+    """A picture that stands inside a page, which then needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def sha256(path: Path) -> str:

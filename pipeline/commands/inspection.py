@@ -37,13 +37,12 @@ def data(
     with tempfile.TemporaryDirectory() as folder:
         array = Path(folder) / "images.npy"
         found = ingest(config, array)
-        result = validate(found.manifest, found.quarantine, read_images(array), None, asked, Path(folder) / "docs")
+        pixels = read_images(array)
+        result = validate(found.manifest, found.quarantine, pixels, None, asked, Path(folder) / "docs")
         print(f"{config.source} {config.root}\n\n{overview(found.manifest, found.quarantine)}\n")
         say(result.findings)
         if page is not None:
-            page.write_text(
-                gallery.page(result.findings, result.images, result.pairs, found.quarantine, read_images(array))
-            )
+            page.write_text(gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels))
             print(f"\nthumbnails of all findings: {page}")
     findings.raise_critical(result.findings)
 
@@ -84,9 +83,10 @@ def accept(
     validation, manifest = artifacts / "validate" / "validation.json", artifacts / "ingest" / "manifest.parquet"
     if not validation.exists() or not manifest.exists():
         raise ValueError(f"{validation} is not there: run `dvc repro validate` first")
-    if read_json(validation)["manifest"] != sha256(manifest):
+    judged = read_json(validation)
+    if judged["manifest"] != sha256(manifest):
         raise ValueError(f"{manifest} is newer than {validation}: run `dvc repro validate` first")
-    if read_json(validation)["critical_failures"]:
+    if judged["critical_failures"]:
         raise ValueError(f"the data fail a critical expectation ({validation}): mend them and run `dvc repro validate`")
     accepted = profile(read_table(manifest))
     write_json(reference / PROFILE, accepted)

@@ -52,9 +52,9 @@ class Known:
 
     training_images: int
     classes: int
-    image_size: int = 32
-    policy: str = "standard"
-    min_similarity: float = 0.9
+    image_size: int = Preset.image_size
+    policy: str = Preset.policy
+    min_similarity: float = Preset.min_similarity
 
 
 KNOWN = {

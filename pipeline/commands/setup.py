@@ -78,7 +78,7 @@ def own(images: Path) -> Preset:
     return Preset(
         re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images", source, _watched(root), labels=labels,
         image_size=side, min_images_per_class=min(10, max(3, min(per_class.values()))),
-        min_similarity=EXACT if partners > ALIKE else 0.9,
+        min_similarity=EXACT if partners > ALIKE else Preset.min_similarity,
         min_accuracy=round(min(0.9, 1.5 / len(per_class)), 3), **budget(training),
     )  # fmt: skip
 
@@ -86,12 +86,12 @@ def own(images: Path) -> Preset:
 def _source(images: Path) -> tuple[str, Path, str]:
     """Source, root and labels of params.yaml's `ingest`."""
     if images.is_dir():
-        return "image_folder", images, "labels.csv"
+        return "image_folder", images, Preset.labels
     if not images.exists():
         raise ValueError(f"{images} does not exist: give a folder, a CSV file or an archive of images")
     if images.suffix.lower() in TABLES:
         return "csv", images.parent, images.name
-    return "archive", images, "labels.csv"
+    return "archive", images, Preset.labels
 
 
 def _table_in(images: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from pipeline.artifacts import data_uri
 from pipeline.inspection.findings import Finding
 
 TEMPLATE = Path(__file__).parent.parent / "findings.html.j2"
@@ -114,4 +114,4 @@ def thumbnail(pixels_HWC: np.ndarray) -> str:
     """A picture as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())

@@ -26,22 +26,19 @@ FLAT = 1.0  # grey levels: a picture with less contrast resembles any other
 def find_pairs(
     hashes: np.ndarray, images: ImageRows, max_hash_distance: int, min_similarity: float, most: int = MOST
 ) -> pd.DataFrame:
-    """All pairs of `images` that are near-duplicates: `first` < `second`, `distance`, `similarity`.
+    """All pairs of `images` that are near-duplicates: `first` < `second`, `similarity`.
 
     `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
     of brightness and contrast do not touch. Every image is compared with every other: 60,000 take seconds, a million
     minutes. Raises ValueError where there are more than `most` pairs an image, which are too many to be copies.
     """
     if min_similarity >= 1:  # exact copies are found by their checksum
-        return pd.DataFrame({"first": [], "second": [], "distance": [], "similarity": []}).astype(
-            {"first": int, "second": int, "distance": int}
-        )
+        return pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})
     found, count = [], 0
     tiny = _tiny(images)
-    for candidates in _candidates(hashes, max_hash_distance):
-        left, right, _ = candidates
+    for left, right in _candidates(hashes, max_hash_distance):
         likely = _correlation(tiny[left], tiny[right]) >= min_similarity - DOUBT
-        first, second, distance = (column[likely] for column in candidates)
+        first, second = left[likely], right[likely]
         similarity = _similarity(images, first, second)
         sure = similarity >= min_similarity
         count += int(sure.sum())
@@ -50,22 +47,19 @@ def find_pairs(
                 f"more than {most} near-duplicates an image: these images are alike by nature, so raise "
                 f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
             )
-        pairs = pd.DataFrame({"first": first, "second": second, "distance": distance, "similarity": similarity})
-        found.append(pairs[sure])
+        found.append(pd.DataFrame({"first": first, "second": second, "similarity": similarity})[sure])
     return pd.concat(found, ignore_index=True).sort_values(["first", "second"], ignore_index=True)
 
 
-def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of pairs (first, second, distance) whose hashes differ in at most `most` bits; the last may be empty."""
+def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of pairs (first, second) whose hashes differ in at most `most` bits; the last may be empty."""
     step = max(1, COMPARED // max(1, len(hashes)))
 
-    def compare(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def compare(start: int) -> tuple[np.ndarray, np.ndarray]:
         rows = hashes[start : start + step]
-        distance = np.bitwise_count(rows[:, None] ^ hashes[None, start:])
-        row, column = np.nonzero(distance <= most)
+        row, column = np.nonzero(np.bitwise_count(rows[:, None] ^ hashes[None, start:]) <= most)
         later = column > row
-        row, column = row[later], column[later]
-        return row + start, column + start, distance[row, column].astype(int)
+        return row[later] + start, column[later] + start
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter while it compares
         yield from pool.map(compare, range(0, len(hashes), step))

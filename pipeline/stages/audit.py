@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.artifacts import Dataset, ImageRows, ModelCard
+from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Audit
 from pipeline.evaluation.plots import image_grid
 from pipeline.training.deployable import features
@@ -40,8 +40,7 @@ def audit(
     """Look at every image of the data set with the network called `name`."""
     from cleanlab.filter import find_label_issues
 
-    everything = ImageRows(dataset.images_NHWC, np.arange(len(dataset.labels)))
-    scores = held_out_probabilities(features(network, card, everything, device), dataset.labels)
+    scores = held_out_probabilities(features(network, card, dataset.images_NHWC, device), dataset.labels)
     rows = find_label_issues(
         dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
@@ -61,7 +60,7 @@ def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray) -> np.nd
     """[N, classes]: of each image by a linear discriminant that was fitted without its fold.
 
     A discriminant has a closed form, and wrong labels hardly move its class means. Raises ValueError where a class
-    has fewer images than there are folds.
+    has a single image.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold

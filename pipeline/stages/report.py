@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from pipeline.artifacts import SPLITS, Dataset, read_dataset, read_json, read_table
+from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table
 from pipeline.config import Params
 from pipeline.evaluation import plots
 
@@ -89,12 +88,8 @@ def _samples(dataset: Dataset) -> Figure:
 def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    return _data_uri(buffer.getvalue())
+    return data_uri(buffer.getvalue())
 
 
 def _file(path: Path) -> str:
-    return _data_uri(path.read_bytes())
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return data_uri(path.read_bytes())
