@@ -9,7 +9,8 @@ import base64
 import hashlib
 import json
 import mmap
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -167,6 +168,7 @@ class ModelCard:
     """What a network needs beside its weights; stands in the checkpoint and in the ONNX file.
 
     `mean` and `std` are per channel on the 0-1 scale; a client needs only `class_names` and `preprocessing`.
+    `options` are the architecture's own, as in params.yaml.
     """
 
     architecture: str
@@ -174,6 +176,7 @@ class ModelCard:
     preprocessing: Preprocessing
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
@@ -187,4 +190,5 @@ class ModelCard:
             preprocessing=Preprocessing.from_record(content["preprocessing"]),
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
+            options=content["options"],
         )

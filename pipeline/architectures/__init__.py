@@ -1,18 +1,50 @@
-"""One file an architecture. Each defines `build(classes, channels, size) -> nn.Module`, a network from normalized
-images [N, channels, size, size] to logits [N, classes]; `size` is the side in pixels.
+"""One file an architecture. Each defines
+
+    build(*, classes, channels, size, options) -> nn.Module
+
+a freshly initialized network from normalized images [N, channels, size, size] to logits [N, classes]; `size` is the
+side in pixels. `options` is None, or an instance of the file's class `Options` (a `Section`, so that wrong keys and values
+are refused) where it has one. A file may also define
+
+    pretrain(network, options) -> None      load weights that exist before the training
+    statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own
+    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower; 0 freezes
+    solve(network, images_NCHW_batches, labels) -> None             fit without gradients: see hog_svm.py
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Section, section
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def build(architecture: str, *, classes: int, size: int, channels: int = 3) -> nn.Module:
+def build(
+    architecture: str, *, classes: int, size: int, channels: int = 3, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """A freshly initialized network. Raises ValueError when images of `size` are too small for it."""
-    module = importlib.import_module(f"pipeline.architectures.{architecture}")
-    network: nn.Module = module.build(classes=classes, channels=channels, size=size)
+    network: nn.Module = find(architecture).build(
+        classes=classes, channels=channels, size=size, options=checked(architecture, options or {})
+    )
     return network
+
+
+def find(architecture: str) -> ModuleType:
+    """The architecture's file."""
+    return importlib.import_module(f"pipeline.architectures.{architecture}")
+
+
+def checked(architecture: str, options: Mapping[str, Any]) -> Section | None:
+    """The options as the architecture's own type. Raises ValueError naming the option and the mend."""
+    kind: type[Section] | None = getattr(find(architecture), "Options", None)
+    if kind is not None:
+        return section(kind, options, "options.")
+    if options:
+        raise ValueError(f"{architecture} has no options: remove {', '.join(options)}")
+    return None

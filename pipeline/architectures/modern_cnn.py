@@ -9,7 +9,7 @@ from torch import nn
 FILTERS = (64, 128, 256)
 
 
-def build(*, classes: int, channels: int, size: int) -> nn.Module:
+def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
     if size < 2 ** len(FILTERS):
         raise ValueError(f"modern_cnn halves the image three times: {size} pixels are too few, it needs 8 or more")
     layers: list[nn.Module] = []

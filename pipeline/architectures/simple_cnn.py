@@ -8,7 +8,7 @@ from torch import nn
 FILTERS = (32, 64, 128)
 
 
-def build(*, classes: int, channels: int, size: int) -> nn.Module:
+def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
     side = size // 2 ** len(FILTERS)
     if side < 1:
         raise ValueError(f"simple_cnn halves the image three times: {size} pixels are too few, it needs 8 or more")

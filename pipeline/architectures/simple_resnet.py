@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
         return out
 
 
-def build(*, classes: int, channels: int, size: int) -> nn.Module:
+def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
     first = STAGES[0][0]
     layers: list[nn.Module] = [
         nn.Conv2d(channels, first, 3, padding=1, bias=False),

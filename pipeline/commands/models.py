@@ -11,6 +11,7 @@ from pipeline.config import load
 
 if TYPE_CHECKING:
     from pipeline.artifacts import Dataset, ModelCard
+    from pipeline.config import Model
     from pipeline.training.balance import Balance
     from pipeline.training.loop import Fitted
     from pipeline.training.policy import Policy
@@ -42,12 +43,14 @@ def _material(images: Path, splits: Path, augmented: Path) -> _Material:
     )
 
 
-def _card(architecture: str, material: _Material, preprocessing: Path) -> ModelCard:
+def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
     from pipeline.artifacts import ModelCard, read_json
     from pipeline.preprocessing import Preprocessing
 
     prepared = Preprocessing.from_record(read_json(preprocessing))
-    return ModelCard(architecture, material.dataset.class_names, prepared, material.mean, material.std)
+    return ModelCard(
+        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
+    )
 
 
 def train(
@@ -63,7 +66,7 @@ def train(
     config = load(params)
     recipe = config.recipe(model)
     material = _material(images, splits, augmented)
-    card = _card(config.models[model].architecture, material, preprocessing)
+    card = _card(config.models[model], material, preprocessing)
     with summary(f"train {model}") as facts, live_run(config, model) as live:
 
         def on_epoch(epoch: Epoch) -> None:

@@ -36,7 +36,7 @@ def load(path: Path) -> tuple[nn.Module, ModelCard]:
 
 def fresh(card: ModelCard) -> nn.Module:
     """A newly initialized network of the card's architecture."""
-    return build(card.architecture, classes=len(card.class_names), size=card.preprocessing.size)
+    return build(card.architecture, classes=len(card.class_names), size=card.preprocessing.size, options=card.options)
 
 
 def _take_shapes(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
