@@ -3,8 +3,8 @@
     build(*, classes, channels, size, options) -> nn.Module
 
 a freshly initialized network from normalized images [N, channels, size, size] to logits [N, classes]; `size` is the
-side in pixels. `options` is None, or an instance of the file's class `Options` (a `Section`, so that wrong keys and values
-are refused) where it has one. A file may also define
+side in pixels. `options` is None, or an instance of the file's class `Options` (a `Section`, so that wrong keys and
+values are refused) where it has one. A file may also define
 
     pretrain(network, options) -> None      load weights that exist before the training
     statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own
