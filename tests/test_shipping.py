@@ -38,7 +38,7 @@ def shipped(
     rows = dataset.rows("train")
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)
     recipe = Train(epochs=5, batch_size=16, learning_rate=0.05, device="cpu", precision="float32")
-    network = train(card, dataset, balance, Policy(), recipe, lambda epoch: None)[0].network
+    network = train(card, dataset, balance, Policy(), recipe, lambda seed, epoch: None).fitted.network
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
     assert metrics["agreement"] == 1

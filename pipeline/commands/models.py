@@ -1,128 +1,11 @@
-"""The shell of the model stages: train, prune, export, quantize, evaluate, benchmark, report."""
+"""The shell of the stages that work on trained models: export, quantize, evaluate, audit, benchmark, report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
 from pipeline.config import load
-
-if TYPE_CHECKING:
-    from pipeline.artifacts import Dataset, ModelCard
-    from pipeline.config import Model
-    from pipeline.training.balance import Balance
-    from pipeline.training.loop import Fitted
-    from pipeline.training.policy import Policy
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What `augment` left for training."""
-
-    dataset: Dataset
-    policy: Policy
-    balance: Balance
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def _material(images: Path, splits: Path, augmented: Path) -> _Material:
-    from pipeline.artifacts import read_dataset, read_json, read_table
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
-
-    policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
-    return _Material(
-        read_dataset(images, splits),
-        Policy(**policy["policy"]),
-        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
-        tuple(stats["mean"]),
-        tuple(stats["std"]),
-    )
-
-
-def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
-    from pipeline.artifacts import ModelCard, read_json
-    from pipeline.preprocessing import Preprocessing
-
-    prepared = Preprocessing.from_record(read_json(preprocessing))
-    return ModelCard(
-        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
-    )
-
-
-def train(
-    model: str, images: Path, preprocessing: Path, splits: Path, augmented: Path, out: Path,
-    params: ParamsFile = DEFAULT_PARAMS,
-) -> None:  # fmt: skip
-    """Train one entry of `models`."""
-    from pipeline.artifacts import sha256
-    from pipeline.stages.train import train as run
-    from pipeline.tracking import live_run, sync_or_warn
-    from pipeline.training.loop import Epoch, say
-
-    config = load(params)
-    recipe = config.recipe(model)
-    material = _material(images, splits, augmented)
-    card = _card(config.models[model], material, preprocessing)
-    with summary(f"train {model}") as facts, live_run(config, model) as live:
-
-        def on_epoch(epoch: Epoch) -> None:
-            say(epoch)
-            cost = {"epoch_seconds": epoch.seconds, "images_per_second": epoch.images_per_second}
-            live.epoch(epoch.row, cost)
-
-        fitted, metrics = run(card, material.dataset, material.balance, material.policy, recipe, on_epoch)
-        checkpoint = _write(out, fitted, card)
-        _write_metrics(out, metrics, checkpoint, splits=sha256(splits))
-        live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
-        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
-        facts += [str(fitted.placement.device), fitted.placement.reason]
-    sync_or_warn(config, model, out.parent.parent)
-
-
-def _write(out: Path, fitted: Fitted, card: ModelCard) -> Path:
-    from pipeline.artifacts import write_table
-    from pipeline.training import checkpoint
-
-    path = out / "checkpoint.safetensors"
-    checkpoint.save(path, fitted.network, card)
-    write_table(out / "history.csv", fitted.history)
-    return path
-
-
-def _write_metrics(out: Path, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
-    """metrics.json, and beside it the trained checkpoint that they come from."""
-    from pipeline.artifacts import LINEAGE, sha256, write_json
-
-    write_json(out / "metrics.json", metrics)
-    write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), **origin})
-
-
-def prune(
-    model: str, source: Path, images: Path, splits: Path, augmented: Path, out: Path,
-    params: ParamsFile = DEFAULT_PARAMS,
-) -> None:  # fmt: skip
-    """Remove channels from the trained network SOURCE and fine-tune what is left."""
-    from pipeline.stages.prune import prune as run
-    from pipeline.tracking import sync_or_warn
-    from pipeline.training import checkpoint
-    from pipeline.training.loop import say
-
-    config = load(params)
-    material = _material(images, splits, augmented)
-    with summary(f"prune {model}") as facts:
-        network, card = checkpoint.load(source)
-        fitted, metrics = run(
-            network, card, material.dataset, material.balance, material.policy, config.recipe(model), config.prune, say,
-        )  # fmt: skip
-        _write(out, fitted, card)
-        _write_metrics(out, metrics, source)
-        facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
-        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
-    sync_or_warn(config, model, out.parent.parent)
 
 
 def export(
@@ -142,7 +25,7 @@ def export(
             network, card = checkpoint.load(path)
             made[variant] = run(network, card, val_images, val_labels, config.export, out / f"{variant}.onnx")
             facts += [f"{variant} within {made[variant]['largest_difference']:.1e} of torch"]
-        _write_metrics(out, made, source)
+        write_metrics(out, made, source)
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -163,7 +46,7 @@ def quantize(
             target = out / f"{quantized}.onnx"
             made[quantized] = run(source / f"{variant}.onnx", target, dataset, config.quantize)
             facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
-        _write_metrics(out, made, checkpoint)
+        write_metrics(out, made, checkpoint)
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -183,7 +66,7 @@ def evaluate(
         network, card = load_checkpoint(checkpoint)
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
         result = run(model, network, card, files, read_dataset(images, splits), config.evaluate)
-        _write_metrics(out, result.metrics, checkpoint)
+        write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():

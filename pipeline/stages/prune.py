@@ -17,8 +17,10 @@ from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
 from pipeline.stages.train import metrics, training_data
 from pipeline.training.balance import Balance
-from pipeline.training.loop import Epoch, Fitted, fit
+from pipeline.training.loop import Fitted, fit
 from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch
+from pipeline.training.resume import NOWHERE, Vault
 
 
 def prune(
@@ -30,14 +32,17 @@ def prune(
     recipe: Train,
     config: Prune,
     on_epoch: Callable[[Epoch], None],
+    vault: Vault = NOWHERE,
 ) -> tuple[Fitted, dict[str, Any]]:
     """The smaller, fine-tuned network and its metrics.json. `network` is changed in place."""
     whole_macs, whole_parameters = _cost(network, card)
     remove_channels(network, card, config)
     macs, parameters = _cost(network, card)
-    gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": config.learning_rate})
+    gentle = recipe.model_copy(
+        update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
+    )
     data = training_data(dataset, balance, gentle)
-    fitted = fit(network, card, data, gentle, policy, on_epoch)
+    fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
     measured = metrics(fitted, card, dataset, data)
     return fitted, measured | {
         "macs": macs,

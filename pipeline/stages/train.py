@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 
+from pipeline.architectures import checked, find
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
 from pipeline.training.balance import Balance, limited
-from pipeline.training.checkpoint import fresh
+from pipeline.training.checkpoint import fresh, weights_hash
 from pipeline.training.deployable import probabilities
-from pipeline.training.loop import Epoch, Fitted, TrainingData, fit
+from pipeline.training.loop import Fitted, TrainingData, fit
 from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch
+from pipeline.training.resume import NOWHERE, Vault
+from pipeline.training.team import ALONE, Team
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`fitted`: of the seed with the best validation accuracy, `seed`. `networks`: of all seeds. `history`: a row per
+    epoch and seed, those of `seed` first. `seeds`: a row per seed. `metrics`: metrics.json."""
+
+    fitted: Fitted
+    seed: int
+    networks: dict[int, nn.Module]
+    history: pd.DataFrame
+    seeds: pd.DataFrame
+    metrics: dict[str, Any]
 
 
 def train(
@@ -24,14 +44,59 @@ def train(
     balance: Balance,
     policy: Policy,
     recipe: Train,
+    on_epoch: Callable[[int, Epoch], None],
+    vault_of: Callable[[int], Vault] = lambda seed: NOWHERE,
+    team: Team = ALONE,
+) -> Trained:
+    """One training for each of `recipe.seeds`. `on_epoch` is told the seed; `vault_of` one is where it resumes from."""
+    fits, measured = {}, {}
+    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+        seeded = recipe.model_copy(update={"seed": seed})
+        if recipe.seeds > 1 and team.leads:
+            print(f"seed {seed}, {seed - recipe.seed + 1} of {recipe.seeds}", flush=True)
+
+        def told(epoch: Epoch, seed: int = seed) -> None:
+            on_epoch(seed, epoch)
+
+        # The training images are the same for all seeds, which is what is compared
+        data = training_data(dataset, balance, recipe)
+        fits[seed] = _fit(card, data, seeded, policy, told, vault_of(seed), team)
+        measured[seed] = metrics(fits[seed], card, dataset, data)
+    best = max(fits, key=lambda seed: (measured[seed]["best_val_accuracy"], -seed))
+    order = [best, *(seed for seed in fits if seed != best)]
+    return Trained(
+        fits[best],
+        best,
+        {seed: fits[seed].network for seed in order},
+        pd.concat([fits[seed].history.assign(seed=seed) for seed in order], ignore_index=True),
+        pd.DataFrame([{
+            "seed": seed,
+            "best_epoch": fits[seed].best_epoch,
+            "val_accuracy": measured[seed]["best_val_accuracy"],
+            "val_loss": float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]),
+            "weights": weights_hash(fits[seed].network),
+            "shipped": seed == best,
+        } for seed in order]),
+        measured[best],
+    )  # fmt: skip
+
+
+def _fit(
+    card: ModelCard,
+    data: TrainingData,
+    recipe: Train,
+    policy: Policy,
     on_epoch: Callable[[Epoch], None],
-) -> tuple[Fitted, dict[str, float]]:
-    """The fitted network and its metrics.json."""
+    vault: Vault,
+    team: Team,
+) -> Fitted:
     torch.manual_seed(recipe.seed)
     network = fresh(card)
-    data = training_data(dataset, balance, recipe)
-    fitted = fit(network, card, data, recipe, policy, on_epoch)
-    return fitted, metrics(fitted, card, dataset, data)
+    file, options = find(card.architecture), checked(card.architecture, card.options)
+    if hasattr(file, "pretrain"):
+        file.pretrain(network, options)
+    rates = file.learning_rates(network, options) if hasattr(file, "learning_rates") else {}
+    return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
 
 
 def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> TrainingData:
@@ -57,6 +122,7 @@ def metrics(fitted: Fitted, card: ModelCard, dataset: Dataset, data: TrainingDat
         "best_val_accuracy": accuracy(probabilities(fitted.network, card, images, fitted.placement.device), labels),
         "train_accuracy_at_best": float(last["train_accuracy"]),
         "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
         "parameters": sum(parameter.numel() for parameter in fitted.network.parameters()),
         "training_images": len(np.unique(data.rows)),
     }

@@ -5,6 +5,7 @@ One key, because safetensors orders several at random and the same training woul
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -21,6 +22,15 @@ def save(path: Path, network: nn.Module, card: ModelCard) -> None:
     # safetensors refuses channels_last memory
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, path, metadata={"card": card.to_json()})
+
+
+def weights_hash(network: nn.Module) -> str:
+    """The first 16 digits of the SHA-256 of all weights and buffers: equal for equal weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load(path: Path) -> tuple[nn.Module, ModelCard]:

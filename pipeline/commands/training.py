@@ -1,0 +1,147 @@
+"""The shell of the stages that train: train, prune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.commands.kept import Kept
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
+from pipeline.config import load
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import Dataset, ModelCard
+    from pipeline.config import Model
+    from pipeline.stages.train import Trained
+    from pipeline.training.balance import Balance
+    from pipeline.training.policy import Policy
+
+Resume = Annotated[Path | None, typer.Option("--resume", help="Checkpoints that a killed run goes on from.")]
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What `augment` left for training."""
+
+    dataset: Dataset
+    policy: Policy
+    balance: Balance
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a training makes of all this depends on."""
+        index = self.balance.sample_index
+        return [self.policy, self.balance.class_weights, self.balance.logit_offsets, index.to_csv(index=False)]
+
+
+def _material(images: Path, splits: Path, augmented: Path) -> _Material:
+    from pipeline.artifacts import read_dataset, read_json, read_table
+    from pipeline.training.balance import Balance
+    from pipeline.training.policy import Policy
+
+    policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
+    return _Material(
+        read_dataset(images, splits),
+        Policy(**policy["policy"]),
+        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
+        tuple(stats["mean"]),
+        tuple(stats["std"]),
+    )
+
+
+def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
+    from pipeline.artifacts import ModelCard, read_json
+    from pipeline.preprocessing import Preprocessing
+
+    prepared = Preprocessing.from_record(read_json(preprocessing))
+    return ModelCard(
+        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
+    )
+
+
+def train(
+    model: str, images: Path, preprocessing: Path, splits: Path, augmented: Path, out: Path,
+    resume: Resume = None, params: ParamsFile = DEFAULT_PARAMS,
+) -> None:  # fmt: skip
+    """Train one entry of `models`."""
+    from pipeline.artifacts import sha256
+    from pipeline.stages.train import train as run
+    from pipeline.tracking import live_run, sync_or_warn
+    from pipeline.training.progress import Epoch, say
+    from pipeline.training.team import joined, start
+
+    config = load(params)
+    recipe = config.recipe(model)
+    start(recipe.processes)
+    material = _material(images, splits, augmented)
+    card = _card(config.models[model], material, preprocessing)
+    kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs], [images, splits])
+    with joined() as team, summary(f"train {model}", team.leads) as facts:
+        with live_run(config, model, kept.memo, team.leads) as live:
+
+            def on_epoch(seed: int, epoch: Epoch) -> None:
+                say(epoch)
+                live.epoch(epoch.row, epoch.cost, f"seed_{seed}." if recipe.seeds > 1 else "")
+
+            trained = run(card, material.dataset, material.balance, material.policy, recipe, on_epoch, kept.vault, team)
+            if not team.leads:
+                return
+            checkpoint = _write_training(out, trained, card)
+            write_metrics(out, trained.metrics, checkpoint, splits=sha256(splits))
+            placement = trained.fitted.placement
+            live.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})
+        kept.clear()
+        facts += [f"val accuracy {trained.metrics['best_val_accuracy']:.4f}", f"best epoch {trained.fitted.best_epoch}"]
+        facts += [str(placement.device), placement.reason, f"weights {trained.seeds['weights'][0]}"]
+    sync_or_warn(config, model, out.parent.parent)
+
+
+def _write_training(out: Path, trained: Trained, card: ModelCard) -> Path:
+    """The shipped seed's checkpoint; the other seeds' in a folder, which is there in any case."""
+    from pipeline.artifacts import write_table
+    from pipeline.training import checkpoint
+
+    (out / "seeds").mkdir(parents=True, exist_ok=True)
+    for seed, network in trained.networks.items():
+        if seed != trained.seed:
+            checkpoint.save(out / "seeds" / f"seed-{seed}.safetensors", network, card)
+    write_table(out / "seeds.csv", trained.seeds)
+    write_table(out / "history.csv", trained.history)
+    path = out / "checkpoint.safetensors"
+    checkpoint.save(path, trained.fitted.network, card)
+    return path
+
+
+def prune(
+    model: str, source: Path, images: Path, splits: Path, augmented: Path, out: Path,
+    resume: Resume = None, params: ParamsFile = DEFAULT_PARAMS,
+) -> None:  # fmt: skip
+    """Remove channels from the trained network SOURCE and fine-tune what is left."""
+    from pipeline.artifacts import write_table
+    from pipeline.stages.prune import prune as run
+    from pipeline.tracking import sync_or_warn
+    from pipeline.training import checkpoint
+    from pipeline.training.progress import say
+
+    config = load(params)
+    recipe = config.recipe(model)
+    material = _material(images, splits, augmented)
+    with summary(f"prune {model}") as facts:
+        network, card = checkpoint.load(source)
+        kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs, config.prune], [images, source])
+        fitted, metrics = run(
+            network, card, material.dataset, material.balance, material.policy, recipe, config.prune, say,
+            kept.vault(recipe.seed),
+        )  # fmt: skip
+        checkpoint.save(out / "checkpoint.safetensors", fitted.network, card)
+        write_table(out / "history.csv", fitted.history)
+        write_metrics(out, metrics, source)
+        kept.clear()
+        facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
+        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
+    sync_or_warn(config, model, out.parent.parent)
