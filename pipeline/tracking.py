@@ -8,6 +8,7 @@ stage from its cache, the next call of `sync` sends.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -158,6 +159,7 @@ def _system_metrics(live: LiveRun) -> Iterator[None]:
         return
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it says that there is no GPU, each time
     monitor = SystemMetricsMonitor(
         live.run_id, sampling_interval=SYSTEM_SECONDS, samples_before_logging=1, resume_logging=True
     )
@@ -299,7 +301,9 @@ def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint
         _log_metrics(client, run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
         client.log_artifacts(run_id, str(folder), stage)
 
-    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.iterdir()))).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.rglob("*")) if f.is_file())
+    ).hexdigest()
     _log_once(client, run, f"recorded.{stage}", digest, send)
 
 

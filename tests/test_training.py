@@ -145,7 +145,9 @@ def test_training_never_sees_the_test_split(card: ModelCard, dataset: Dataset) -
 def test_a_diverging_loss_stops_with_a_remedy(card: ModelCard, dataset: Dataset) -> None:
     """NaN is not trained on for hours."""
     wild = RECIPE.model_copy(update={"learning_rate": 1e30, "clip_gradient": 0.0})
-    with pytest.raises(ValueError, match=r"not finite in epoch 1, step \d+ of 5, at learning rate .* lower train.learning_rate, or set"):
+    with pytest.raises(
+        ValueError, match=r"not finite in epoch 1, step \d+ of 5, at .*: lower train.learning_rate, or set"
+    ):
         trained(card, dataset, wild)
 
 

@@ -102,15 +102,14 @@ def train(
 
 
 def _write_training(out: Path, trained: Trained, card: ModelCard) -> Path:
-    """The shipped seed's checkpoint; the other seeds' in a folder, which is there in any case."""
+    """The shipped seed's checkpoint, and a folder of what there is about all seeds."""
     from pipeline.artifacts import write_table
     from pipeline.training import checkpoint
 
-    (out / "seeds").mkdir(parents=True, exist_ok=True)
     for seed, network in trained.networks.items():
         if seed != trained.seed:
             checkpoint.save(out / "seeds" / f"seed-{seed}.safetensors", network, card)
-    write_table(out / "seeds.csv", trained.seeds)
+    write_table(out / "seeds" / "seeds.csv", trained.seeds)
     write_table(out / "history.csv", trained.history)
     path = out / "checkpoint.safetensors"
     checkpoint.save(path, trained.fitted.network, card)

@@ -68,7 +68,7 @@ def train(
         fits[best],
         best,
         {seed: fits[seed].network for seed in order},
-        pd.concat([fits[seed].history.assign(seed=seed) for seed in order], ignore_index=True),
+        pd.concat([_numbered(fits[seed].history, seed) for seed in order], ignore_index=True),
         pd.DataFrame([{
             "seed": seed,
             "best_epoch": fits[seed].best_epoch,
@@ -79,6 +79,10 @@ def train(
         } for seed in order]),
         measured[best],
     )  # fmt: skip
+
+
+def _numbered(history: pd.DataFrame, seed: int) -> pd.DataFrame:
+    return history.assign(seed=seed)[["seed", *history.columns]]
 
 
 def _fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class _Training:
         self.now = 0.0  # seconds of training at the last step
         self.clock = time.perf_counter()
         self.steps = len(self._batches(1))
+        self.complaint = ""  # about checkpoints
 
     def state(self) -> State:
         return {
@@ -135,14 +137,14 @@ class _Training:
     def _epoch(self, epoch: int, stop: Stop) -> None:
         engine, start, waited = self.engine, time.perf_counter(), self.source.waited
         batches = self._batches(epoch)
-        learning_rate = self._learning_rate()
+        learning_rate = self._learning_rate(0)
         images = sum(len(part) for part in batches[self.step :])
         with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
             engine.network.train()
             for inputs, labels in self.source.batches(batches[self.step :]):
                 self._tell_time()
                 number = (epoch - 1) * self.steps + self.step
-                engine.step(inputs, labels, self._learning_rate(), number)
+                engine.step(inputs, labels, self._learning_rate(self.step), number)
                 self.step += 1
                 if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
                     bar.show(self._look())
@@ -177,14 +179,11 @@ class _Training:
             left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]
             self.on_epoch(Epoch(row, cost, left))
 
-    def _learning_rate(self) -> float:
+    def _learning_rate(self, step: int) -> float:
+        """By the steps or by the time, whichever is further."""
+        done = (len(self.history) + step / self.steps) / self.recipe.epochs
         val_losses = [row["val_loss"] for row in self.history]
-        return self.recipe.learning_rate * share(self.recipe, self._progress(), val_losses)
-
-    def _progress(self) -> float:
-        """From 0 to 1, by the steps or by the time, whichever is further."""
-        done = (len(self.history) + self.step / self.steps) / self.recipe.epochs
-        return min(1.0, max(done, self._share_of_time()))
+        return self.recipe.learning_rate * share(self.recipe, min(1.0, max(done, self._share_of_time())), val_losses)
 
     def _tell_time(self) -> None:
         """A team goes by one clock, or its learning rates would drift apart."""
@@ -259,7 +258,10 @@ class _Training:
         """Never a state whose loss was not finite."""
         if wanted and self.team.leads:
             self._look()
-            self.vault.save(self.state())
+            complaint = self.vault.save(self.state())
+            if complaint != self.complaint:
+                self.complaint = complaint
+                print(f"warning: {complaint or 'checkpoints are written again'}", file=sys.stderr, flush=True)
 
     def _where(self) -> str:
         return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.step} of {self.steps}"

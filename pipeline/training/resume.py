@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,6 @@ class Vault:
         self.path = folder / f"{fingerprint}.pt" if folder else None
         self.seconds = seconds
         self.saved = time.monotonic()
-        self.complaint = ""
 
     def load(self) -> State | None:
         """Raises ValueError for a file that is damaged."""
@@ -37,39 +37,35 @@ class Vault:
         try:
             state: State = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"{self.path} cannot be read ({error}): remove it to train from the start") from None
+            reason = str(error).splitlines()[0][:80]
+            raise ValueError(f"{self.path} cannot be read ({reason}): remove it to train from the start") from None
         return state
 
     def due(self) -> bool:
         return self.path is not None and time.monotonic() - self.saved >= self.seconds
 
-    def save(self, state: State) -> bool:
-        """Replace the file. A full disk costs this checkpoint, never the training and never the one before."""
+    def save(self, state: State) -> str:
+        """Replace the file; what is wrong if that is not possible, which costs this checkpoint, but never the training
+        and never the checkpoint before."""
         if self.path is None:
-            return False
+            return ""
+        content = io.BytesIO()  # torch does not say why it cannot write a file
+        torch.save(state, content)
         new = self.path.with_suffix(".new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with new.open("wb") as file:
-                torch.save(state, file)
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self.path)
-        # torch reports a failed write as a RuntimeError of its zip writer
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
-            self.complaint = f"no checkpoint written to {self.path.parent} ({' '.join(str(error).split())[:120]})"
-            return False
+            return f"no checkpoint is written to {self.path.parent}: {error.strerror}"
         finally:
             self.saved = time.monotonic()
-        self.complaint = ""
-        return True
-
-    def clear(self) -> None:
-        """After the results are written."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        return ""
 
 
 NOWHERE = Vault(None)

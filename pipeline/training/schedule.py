@@ -20,7 +20,7 @@ def share(recipe: Train, progress: float, val_losses: Sequence[float]) -> float:
         return _one_cycle(progress, recipe.warmup)
     climbed = min(1.0, (progress + 1e-3) / recipe.warmup) if recipe.warmup else 1.0
     if recipe.schedule == "cosine":
-        return climbed * _between(1.0, 0.0, progress)
+        return climbed * _between(1.0, 0.0, max(0.0, (progress - recipe.warmup) / (1 - recipe.warmup)))
     if recipe.schedule == "step":
         return climbed * recipe.factor ** int(progress * recipe.epochs / recipe.step_epochs + 1e-9)
     if recipe.schedule == "plateau":
