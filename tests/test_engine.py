@@ -41,7 +41,7 @@ def fitted(
     rows = dataset.rows("train")
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, "loss_weights", seed=0)
     data = training_data(dataset, balance, recipe)
-    return fit(network, card, data, recipe, policy or Policy(), lambda epoch: None)
+    return fit(network, card, data, recipe, policy, lambda epoch: None)
 
 
 def plain(seed: int = 0) -> Plain:
