@@ -44,7 +44,7 @@ def a_history(epochs: int = 10, **columns: list[float]) -> pd.DataFrame:
 
 
 def kept(**fields: float) -> Kept:
-    healthy = Kept(10, train_accuracy=0.89, train_images=2000, val_accuracy=0.86, val_images=5000, classes=10)
+    healthy = Kept(10, train_accuracy=0.89, val_accuracy=0.86, val_images=5000, classes=10)
     return replace(healthy, **fields)  # type: ignore[arg-type]  # some are whole numbers
 
 

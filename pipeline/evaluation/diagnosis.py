@@ -57,11 +57,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Kept:
-    """The network of the best epoch: its accuracies on so many images of each split, without augmentation."""
+    """The network of the best epoch: its accuracies on images of both splits as they are, without augmentation."""
 
     best_epoch: int
     train_accuracy: float
-    train_images: int
     val_accuracy: float
     val_images: int
     classes: int
@@ -71,21 +70,15 @@ class Kept:
         return self.train_accuracy - self.val_accuracy
 
     @property
-    def gap_noise(self) -> float:
-        """Standard error of the gap."""
-        train, val = _variance(self.train_accuracy, self.train_images), _variance(self.val_accuracy, self.val_images)
-        return math.sqrt(train + val)
+    def val_noise(self) -> float:
+        """Standard error of the validation accuracy (Agresti and Coull 1998: also of few images that are all right)."""
+        share = (self.val_accuracy * self.val_images + 2) / (self.val_images + 4)
+        return math.sqrt(share * (1 - share) / (self.val_images + 4))
 
     @property
     def change_noise(self) -> float:
         """Standard error, at most, of a difference between two epochs' validation accuracies."""
-        return math.sqrt(2 * _variance(self.val_accuracy, self.val_images))
-
-
-def _variance(accuracy: float, images: int) -> float:
-    """Of a share of few images that is 0 or 1 too (Agresti and Coull 1998: two more of each kind)."""
-    share = (accuracy * images + 2) / (images + 4)
-    return share * (1 - share) / (images + 4)
+        return math.sqrt(2) * self.val_noise
 
 
 def diagnose(history: pd.DataFrame, recipe: Train, kept: Kept, silent: pd.DataFrame) -> list[Finding]:
@@ -120,7 +113,7 @@ def _of_the_kept_network(history: pd.DataFrame, recipe: Train, kept: Kept, silen
             f"Lower train.learning_rate (it is {recipe.learning_rate:g}) tenfold, or raise it tenfold where the loss "
             "does not move at all; look at the labels.",
         )  # fmt: skip
-    elif kept.gap > max(GAP, NOISE * kept.gap_noise):
+    elif kept.gap > max(GAP, NOISE * kept.val_noise):
         more = f"Raise train.limit (it is {recipe.limit}), take" if recipe.limit else "Take more images or"
         yield Finding(
             "overfitting", "warning",
@@ -129,7 +122,7 @@ def _of_the_kept_network(history: pd.DataFrame, recipe: Train, kept: Kept, silen
             f"{more} a stronger augment.policy, or raise train.weight_decay (it is {recipe.weight_decay:g}) or "
             f"train.label_smoothing (it is {recipe.label_smoothing:g}).",
         )  # fmt: skip
-    elif kept.train_accuracy + NOISE * math.sqrt(_variance(kept.train_accuracy, kept.train_images)) < LEARNED:
+    elif kept.train_accuracy < LEARNED:
         yield Finding(
             "underfitting", "warning",
             f"The network is right at only {kept.train_accuracy:.1%} of the training images themselves, and at "
@@ -146,8 +139,8 @@ def _dead_units(silent: pd.DataFrame, recipe: Train) -> Iterator[Finding]:
         worst = dead.iloc[int((dead["silent"] / dead["units"]).argmax())]
         yield Finding(
             "dead units", "warning",
-            f"{worst['silent']} of {worst['units']} units of {worst['layer']} are positive for no training image, and "
-            f"{silent['silent'].sum()} of {silent['units'].sum()} in all layers.",
+            f"{worst['silent']} of {worst['units']} units of layer {worst['layer']} are positive for none of the "
+            f"training images that were looked at, and {silent['silent'].sum()} of {silent['units'].sum()} in all.",
             f"Lower train.learning_rate (it is {recipe.learning_rate:g}) or raise train.warmup, as large first steps "
             "kill units; or the layer is wider than it needs to be, and a higher prune.channels costs nothing.",
         )  # fmt: skip

@@ -33,20 +33,20 @@ def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> F
     shipped = seeds[seeds["shipped"]].iloc[0]
     others = [rows for seed, rows in history.groupby("seed") if seed != shipped["seed"]]
     bold = history[history["seed"] == shipped["seed"]]
-    for axes, measure in ((top_left, "loss"), (top_right, "accuracy")):
+    for axes, measure, corner in ((top_left, "loss", "upper right"), (top_right, "accuracy", "lower right")):
         for part, colour, name in (("train", PALETTE[0], "training, as augmented"), ("val", PALETTE[1], "validation")):
             for rows in others:
                 axes.plot(rows["epoch"], rows[f"{part}_{measure}"], color=colour, linewidth=0.8, alpha=0.35)
             axes.plot(bold["epoch"], bold[f"{part}_{measure}"], color=colour, marker=".", label=name)
         axes.set(title=measure)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc=corner)
     low_left.plot(bold["epoch"], bold["learning_rate"], color=PALETTE[5], marker=".")
     low_left.set(title="learning rate at the epoch's start", xlabel="epoch", ylim=(0, None))
     low_right.fill_between(
         bold["epoch"], bold["gradient_norm"], bold["gradient_norm_max"], color=PALETTE[2], alpha=0.2, linewidth=0
     )
     low_right.plot(bold["epoch"], bold["gradient_norm"], color=PALETTE[2], marker=".")
-    low_right.set(title="gradient's norm: mean and largest", xlabel="epoch", ylim=(0, None))
+    low_right.set(title="gradient's norm before clipping: mean, largest", xlabel="epoch", ylim=(0, None))
     for axes in (top_left, top_right, low_left, low_right):
         axes.axvline(shipped["best_epoch"], color="#999999", linewidth=1, linestyle=":")
         axes.grid(alpha=0.3)

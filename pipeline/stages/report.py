@@ -33,7 +33,7 @@ def render(params: Params, artifacts: Path) -> str:
     environment.filters |= {
         "percent": lambda share: f"{share:.2%}",
         "thousands": lambda n: f"{n:,}",
-        "p_value": lambda p: f"{p:.3f}" if p >= 0.001 else "< 0.001",
+        "p_value": lambda p: f"= {p:.3f}" if p >= 0.001 else "< 0.001",
     }
     return environment.from_string(TEMPLATE.read_text()).render(
         params=params,

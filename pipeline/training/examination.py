@@ -43,7 +43,6 @@ def examine(
     kept = Kept(
         best_epoch=best_epoch,
         train_accuracy=accuracy(scores, dataset.labels[drawn]),
-        train_images=len(drawn),
         val_accuracy=val_accuracy,
         val_images=len(dataset.rows("val")),
         classes=len(card.class_names),
@@ -52,6 +51,6 @@ def examine(
     return {
         "findings": [asdict(finding) for finding in findings],
         "train_accuracy_plain": kept.train_accuracy,
-        "train_images": kept.train_images,
+        "train_images": len(drawn),
         "silent_units": silent.to_dict("records"),
     }
