@@ -43,14 +43,8 @@ def prepare(root: Path, dataset: Dataset, images_NHWC: np.ndarray, splits: pd.Da
     """What the stages before `augment` leave, and parameters for a short training of two seeds."""
     params = YAML(typ="safe", pure=True).load(PROJECT / "params.yaml")
     params["models"] = {MODEL: {"architecture": MODEL}}
-    params["train"] |= {
-        "epochs": 2,
-        "batch_size": 16,
-        "seeds": 2,
-        "device": "cpu",
-        "threads": 1,
-        "precision": "float32",
-    }
+    params["train"] |= {"epochs": 8, "batch_size": 16, "learning_rate": 0.05, "seeds": 2}
+    params["train"] |= {"device": "cpu", "threads": 1, "precision": "float32"}
     params["prune"]["epochs"] = 1
     params["benchmark"]["rounds"] = 1
     root.mkdir()
