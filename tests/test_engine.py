@@ -36,7 +36,7 @@ class Plain(nn.Sequential):
 
 
 def fitted(
-    network: nn.Module, card: ModelCard, dataset: Dataset, recipe: Train, policy: Policy | None = None
+    network: nn.Module, card: ModelCard, dataset: Dataset, recipe: Train, policy: Policy = POLICIES["none"]
 ) -> Fitted:
     rows = dataset.rows("train")
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, "loss_weights", seed=0)
@@ -132,7 +132,7 @@ class Greedy(Plain):
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         if len(images_NCHW) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
-        logits: torch.Tensor = super().forward(images_NCHW)
+        logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]
         return logits
 
 
@@ -206,7 +206,7 @@ def test_two_processes_train_what_one_does(digit_folder: Path, tmp_path: Path) -
     made = {}
     for processes in (1, 2):
         recipe = {"processes": processes, "epochs": 3, "learning_rate": 0.02}
-        root = workspace(tmp_path / str(processes), digit_folder, "lenet5", "none", **recipe)
+        root = workspace(tmp_path / str(processes), digit_folder, recipe, "lenet5", "none")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "out"],
             cwd=root, env=environment(root), capture_output=True, text=True, timeout=200, check=False,

@@ -25,7 +25,7 @@ def test_one_cycle_is_torchs() -> None:
 
 def test_cosine_falls_to_nothing_and_constant_stays() -> None:
     """After their warm-up, which climbs in a straight line."""
-    cosine, constant = (Train(schedule=name, warmup=0.1) for name in ("cosine", "constant"))  # type: ignore[arg-type]
+    cosine, constant = (Train(schedule=name, warmup=0.1) for name in ("cosine", "constant"))
     assert share(cosine, 0.999, []) < 1e-4 < share(cosine, 0.05, []) < 0.55
     assert share(cosine, 0.55, []) == pytest.approx(0.5)
     assert [share(constant, way, []) for way in (0.1, 0.5, 0.99)] == [1, 1, 1]

@@ -69,7 +69,7 @@ def outputs(root: Path, name: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def trained(digit_folder: Path, fresh_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which `whole` was trained without an interruption."""
-    root = workspace(tmp_path_factory.mktemp("unkillable"), digit_folder, **RECIPE)
+    root = workspace(tmp_path_factory.mktemp("unkillable"), digit_folder, RECIPE)
     shutil.copy(fresh_store, root / "mlflow.db")
     trains(root, "whole")
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
 
@@ -19,7 +20,7 @@ INPUTS = [str(path) for path in (IMAGES, PREPROCESSING, SPLITS, AUGMENTED)]
 
 
 def workspace(
-    root: Path, images: Path, architecture: str = "simple_cnn", policy: str = "digits", **train: object
+    root: Path, images: Path, train: Mapping[str, object], architecture: str = "simple_cnn", policy: str = "digits"
 ) -> Path:
     """`train`: keys of that section that shall differ from the shipped params.yaml, for the one model `simple_cnn`."""
     root.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
 from pipeline.config import load
@@ -51,10 +52,10 @@ def quantize(
 
 
 def evaluate(
-    model: str, checkpoint: Path, history: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
+    model: str, trained: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
-    """Score the trained network and its variants on the test split."""
+    """Score the network in the folder TRAINED, its other seeds and its variants on the test split."""
     from pipeline.artifacts import read_dataset, read_table, write_table
     from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.evaluate import evaluate as run
@@ -63,18 +64,31 @@ def evaluate(
 
     config = load(params)
     with summary(f"evaluate {model}") as facts:
+        checkpoint = trained / "checkpoint.safetensors"
         network, card = load_checkpoint(checkpoint)
+        seeds = read_table(trained / "seeds" / "seeds.csv")
+        others = {seed: trained / "seeds" / f"seed-{seed}.safetensors" for seed in seeds["seed"][~seeds["shipped"]]}
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
-        result = run(model, network, card, files, read_dataset(images, splits), config.evaluate)
+        result = run(model, network, card, seeds, others, files, read_dataset(images, splits), config.evaluate)
         write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
+        write_table(out / "seeds.csv", result.seeds)
         for name, picture in result.pictures.items():
             save(picture, out / f"{name}.png")
-        save(learning_curves(read_table(history), model), out / "curves.png")
-        low, high = result.metrics["accuracy_low"], result.metrics["accuracy_high"]
-        facts += [f"test accuracy {result.metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"]
+        save(learning_curves(read_table(trained / "history.csv"), seeds, model), out / "curves.png")
+        facts.extend(_accuracy_in_words(result.metrics))
     sync_or_warn(config, model, out.parent.parent)
+
+
+def _accuracy_in_words(metrics: dict[str, Any]) -> list[str]:
+    """Each interval with what it is over: other test images, or other trainings."""
+    low, high, seeds = metrics["accuracy_low"], metrics["accuracy_high"], metrics["seeds"]
+    words = [f"test accuracy {metrics['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
+    if seeds["n"] > 1:
+        mean, low, high = (seeds[f"test_accuracy_{what}"] for what in ("mean", "low", "high"))
+        words += [f"mean of {seeds['n']} seeds {mean:.4f} (95 % interval over seeds {low:.4f} to {high:.4f})"]
+    return words
 
 
 def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:

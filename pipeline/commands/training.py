@@ -69,9 +69,12 @@ def train(
     resume: Resume = None, params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
-    from pipeline.artifacts import sha256
+    from pipeline.artifacts import sha256, write_json
+    from pipeline.evaluation.diagnosis import in_words
     from pipeline.stages.train import train as run
+    from pipeline.stages.train import training_data
     from pipeline.tracking import live_run, sync_or_warn
+    from pipeline.training.examination import examine
     from pipeline.training.progress import Epoch, say
     from pipeline.training.team import joined, start
 
@@ -92,8 +95,16 @@ def train(
             if not team.leads:
                 return
             checkpoint = _write_training(out, trained, card)
-            write_metrics(out, trained.metrics, checkpoint, splits=sha256(splits))
             placement = trained.fitted.placement
+            diagnosis = examine(
+                trained.fitted.network, card, trained.fitted.history, trained.fitted.best_epoch,
+                trained.metrics["best_val_accuracy"], material.dataset,
+                training_data(material.dataset, material.balance, recipe).rows, recipe, placement.device,
+            )  # fmt: skip
+            write_json(out / "diagnosis.json", diagnosis)
+            print("\n".join(in_words(diagnosis["findings"])), flush=True)
+            measured = trained.metrics | {"train_accuracy_plain": diagnosis["train_accuracy_plain"]}
+            write_metrics(out, measured, checkpoint, splits=sha256(splits))
             live.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})
         kept.clear()
         facts += [f"val accuracy {trained.metrics['best_val_accuracy']:.4f}", f"best epoch {trained.fitted.best_epoch}"]
