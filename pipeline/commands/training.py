@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.kept import Kept
+from pipeline.commands.material import card_of, material_of
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
 from pipeline.config import load
 
 if TYPE_CHECKING:
-    from pipeline.artifacts import Dataset, ModelCard
-    from pipeline.config import Model
+    from pipeline.artifacts import ModelCard
     from pipeline.stages.train import Trained
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
 
 Resume = Annotated[Path | None, typer.Option("--resume", help="Checkpoints that a killed run goes on from.")]
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What `augment` left for training."""
-
-    dataset: Dataset
-    policy: Policy
-    balance: Balance
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What a training makes of all this depends on."""
-        index = self.balance.sample_index
-        return [self.policy, self.balance.class_weights, self.balance.logit_offsets, index.to_csv(index=False)]
-
-
-def _material(images: Path, splits: Path, augmented: Path) -> _Material:
-    from pipeline.artifacts import read_dataset, read_json, read_table
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
-
-    policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
-    return _Material(
-        read_dataset(images, splits),
-        Policy(**policy["policy"]),
-        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
-        tuple(stats["mean"]),
-        tuple(stats["std"]),
-    )
-
-
-def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
-    from pipeline.artifacts import ModelCard, read_json
-    from pipeline.preprocessing import Preprocessing
-
-    prepared = Preprocessing.from_record(read_json(preprocessing))
-    return ModelCard(
-        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
-    )
 
 
 def train(
@@ -81,8 +36,8 @@ def train(
     config = load(params)
     recipe = config.recipe(model)
     start(recipe.processes)
-    material = _material(images, splits, augmented)
-    card = _card(config.models[model], material, preprocessing)
+    material = material_of(images, splits, augmented)
+    card = card_of(config.models[model], material, preprocessing)
     kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs], [images, splits])
     with joined() as team, summary(f"train {model}", team.leads) as facts:
         with live_run(config, model, kept.memo, team.leads) as live:
@@ -140,7 +95,7 @@ def prune(
 
     config = load(params)
     recipe = config.recipe(model)
-    material = _material(images, splits, augmented)
+    material = material_of(images, splits, augmented)
     with summary(f"prune {model}") as facts:
         network, card = checkpoint.load(source)
         kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs, config.prune], [images, source])

@@ -56,6 +56,21 @@ def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> F
     return figure
 
 
+def learning_rates(found: pd.DataFrame, steepest: float, peak: float, title: str) -> Figure:
+    """The range test: loss over learning rate, with the two suggestions."""
+    figure = _figure(6.4, 4)
+    axes = figure.subplots()
+    axes.plot(found["learning_rate"], found["loss"], color=PALETTE[0], alpha=0.25, label="loss of a batch")
+    axes.plot(found["learning_rate"], found["smooth"], color=PALETTE[0], label="smoothed")
+    for value, colour, name in ((steepest, PALETTE[2], "falls fastest"), (peak, PALETTE[1], "suggested")):
+        axes.axvline(value, color=colour, linestyle="--", label=f"{name}: {value:.2g}")
+    top = 1.5 * float(found["smooth"].iloc[: max(1, len(found) // 2)].max())
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title, ylim=(0, top))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def confusion(counts: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
     """Shares of each true class (a row), with the counts written in where they are legible."""
     classes = len(class_names)

@@ -94,13 +94,19 @@ def _fit(
     vault: Vault,
     team: Team,
 ) -> Fitted:
-    torch.manual_seed(recipe.seed)
+    network, rates = prepared(card, recipe.seed)
+    return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
+
+
+def prepared(card: ModelCard, seed: int) -> tuple[nn.Module, dict[str, float]]:
+    """A network as its training begins with it, and the factors on the learning rate of some of its parameters."""
+    torch.manual_seed(seed)
     network = fresh(card)
     file, options = find(card.architecture), checked(card.architecture, card.options)
     if hasattr(file, "pretrain"):
         file.pretrain(network, options)
-    rates = file.learning_rates(network, options) if hasattr(file, "learning_rates") else {}
-    return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
+    rates: dict[str, float] = file.learning_rates(network, options) if hasattr(file, "learning_rates") else {}
+    return network, rates
 
 
 def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> TrainingData:
