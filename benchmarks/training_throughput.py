@@ -125,9 +125,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
     print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {rounds} rounds")
-    print(
-        f"{'images a second':16} {'usual':>9} {'ours':>9} {'bare step':>9} {'ours/usual':>11} {'ours/bare':>10}  precision"
-    )
+    columns = ("usual", "ours", "bare step", "ours/usual", "ours/bare")
+    print(f"{'images a second':16}" + "".join(f"{name:>11}" for name in columns) + "  precision")
     with tempfile.TemporaryDirectory() as scratch:
         found = ingest(Ingest(source="image_folder", root=str(folder)), Path(scratch) / "images.npy")
         labels = found.manifest["class"].astype("category").cat.codes.to_numpy(dtype=np.int64)
@@ -142,7 +141,7 @@ def main() -> None:
                 measured["bare"].append(rate(bare(model, classes, placement), seconds, device))
             slow, fast, best = (median(measured[name]) for name in ("usual", "ours", "bare"))
             print(
-                f"{model:16} {slow:9,.0f} {fast:9,.0f} {best:9,.0f} {fast / slow:10.1f}x {fast / best:9.1%}  "
+                f"{model:16}{slow:11,.0f}{fast:11,.0f}{best:11,.0f}{fast / slow:10.1f}x{fast / best:11.1%}  "
                 f"{placement.reason}",
                 flush=True,
             )

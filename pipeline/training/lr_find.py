@@ -43,7 +43,10 @@ def find_learning_rate(engine: Engine, source: Feed, rows: np.ndarray, steps: in
 
 
 def suggested(found: pd.DataFrame) -> tuple[float, float]:
-    """Where the loss falls fastest, and what to set: a share of where it is lowest. Raises ValueError when the loss never fell."""
+    """Where the loss falls fastest, and what to set: a share of where it is lowest.
+
+    Raises ValueError when the loss never fell.
+    """
     smooth = found["smooth"].to_numpy()
     lowest = int(smooth.argmin())
     if lowest < 3:
