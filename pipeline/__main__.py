@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.commands import data, inspection, models, setup, shipping
+from pipeline.commands import data, describe, inspection, models, setup, shipping
 
 app = typer.Typer(
     help="Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages.",
@@ -21,6 +21,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
         setup.init,
         inspection.data,
         inspection.accept,
+        describe.describe,
         shipping.register,
         shipping.promote,
         shipping.predict,
