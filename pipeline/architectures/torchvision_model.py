@@ -43,7 +43,7 @@ class Options(Section):
     # "" = from scratch | DEFAULT or an entry of torchvision such as IMAGENET1K_V1, downloaded | a .pth, .pt or
     # .safetensors file with weights, whose last layer is left out where it has other classes.
     weights: str = ""
-    # Mean and deviation of the input. auto: an entry's own, else the data set's. imagenet: those of torchvision's files.
+    # Mean and deviation of the input. auto: an entry's own, else the data set's. imagenet: of torchvision's own files.
     statistics: Literal["auto", "imagenet"] = "auto"
     # true: only the last layer learns; all the others, batch norm's statistics too, stay as they are.
     freeze: bool = False
