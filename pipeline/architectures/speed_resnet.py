@@ -9,7 +9,7 @@ its last two, which pays above 95 %.
 
 Its rates are high: SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 1024 in that paper.
 It exports, prunes and quantizes as every network of convolutions and batch norms; GELU stays float32 between int8
-convolutions, so that int8 gains less here than where ReLU is.
+convolutions, so that int8 gains less here than where ReLU is, and agrees less (95 % against cnn's 99 % after 70 steps).
 """
 
 from __future__ import annotations
