@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.commands import data, inspection, lr_find, models, setup, shipping, training
+from pipeline.commands import data, describe, inspection, lr_find, models, setup, shipping, training
 from pipeline.training.interruption import Interrupted
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
         setup.init,
         inspection.data,
         inspection.accept,
+        describe.describe,
         lr_find.lr_find,
         shipping.register,
         shipping.promote,

@@ -33,7 +33,7 @@ def lr_find(
     material = material_of(ingested / "images.npy", artifacts / "split" / "splits.parquet", artifacts / "augment")
     card = card_of(config.models[model], material, ingested / "preprocessing.json")
     data = training_data(material.dataset, material.balance, recipe)
-    network, rates = prepared(card, recipe.seed)
+    network, rates = prepared(card, data, recipe.seed)
     placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
     weights = (data.class_weights, data.logit_offsets)
     engine = Engine(network, card, weights, recipe, material.policy, placement, rates)

@@ -46,10 +46,12 @@ def material_of(images: Path, splits: Path, augmented: Path) -> Material:
 
 
 def card_of(model: Model, material: Material, preprocessing: Path) -> ModelCard:
+    from pipeline.architectures import checked, find
     from pipeline.artifacts import ModelCard, read_json
     from pipeline.preprocessing import Preprocessing
 
     prepared = Preprocessing.from_record(read_json(preprocessing))
-    return ModelCard(
-        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
-    )
+    file, options = find(model.architecture), checked(model.architecture, model.options)
+    own = file.statistics(options) if hasattr(file, "statistics") else None
+    mean, std = own or (material.mean, material.std)
+    return ModelCard(model.architecture, material.dataset.class_names, prepared, mean, std, model.options)

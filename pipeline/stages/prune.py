@@ -6,12 +6,14 @@ DepGraph: Towards Any Structural Pruning, CVPR 2023 (https://arxiv.org/abs/2301.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch_pruning
 from torch import nn
+from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
@@ -21,6 +23,14 @@ from pipeline.training.loop import Fitted, fit
 from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
 from pipeline.training.resume import NOWHERE, Vault
+
+# In these channels are split into heads or shuffled, which torch-pruning cannot follow: it fails, or takes all memory
+UNCUTTABLE = (
+    nn.MultiheadAttention,
+    maxvit.RelativePositionalMultiHeadAttention,
+    shufflenetv2.InvertedResidual,
+    swin_transformer.ShiftedWindowAttention,
+)
 
 
 def prune(
@@ -41,6 +51,8 @@ def prune(
     gentle = recipe.model_copy(
         update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
     )
+    if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
+        network.frozen = False
     data = training_data(dataset, balance, gentle)
     fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
     measured = metrics(fitted, card, dataset, data)
@@ -52,7 +64,15 @@ def prune(
 
 
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
-    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes."""
+    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes.
+
+    Networks with attention or shuffled channels stay whole, and a warning says so.
+    """
+    stuck = [module for module in network.modules() if isinstance(module, UNCUTTABLE)]
+    if stuck:
+        kind = type(stuck[0]).__name__
+        print(f"warning: nothing is pruned: channels of {kind} cannot be removed; it is fine-tuned", file=sys.stderr)
+        return
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
         network.train(),

@@ -15,6 +15,7 @@ from pipeline.architectures import checked, find
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
+from pipeline.training.augmentation import Augmenter
 from pipeline.training.balance import Balance, limited
 from pipeline.training.checkpoint import fresh, weights_hash
 from pipeline.training.deployable import probabilities
@@ -23,6 +24,8 @@ from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
 from pipeline.training.resume import NOWHERE, Vault
 from pipeline.training.team import ALONE, Team
+
+LOOKED_AT = 4096  # training images from which a network may be prepared
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,21 @@ def _fit(
     vault: Vault,
     team: Team,
 ) -> Fitted:
-    network, rates = prepared(card, recipe.seed)
+    network, rates = prepared(card, data, recipe.seed)
     return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
 
 
-def prepared(card: ModelCard, seed: int) -> tuple[nn.Module, dict[str, float]]:
+def prepared(card: ModelCard, data: TrainingData, seed: int) -> tuple[nn.Module, dict[str, float]]:
     """A network as its training begins with it, and the factors on the learning rate of some of its parameters."""
     torch.manual_seed(seed)
     network = fresh(card)
     file, options = find(card.architecture), checked(card.architecture, card.options)
     if hasattr(file, "pretrain"):
         file.pretrain(network, options)
+    if hasattr(file, "prepare"):
+        some = np.random.default_rng(seed).permutation(data.rows)[:LOOKED_AT]
+        plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)
+        file.prepare(network, plain(torch.from_numpy(data.images_NHWC[np.sort(some)])))
     rates: dict[str, float] = file.learning_rates(network, options) if hasattr(file, "learning_rates") else {}
     return network, rates
 

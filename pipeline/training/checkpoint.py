@@ -40,7 +40,9 @@ def load(path: Path) -> tuple[nn.Module, ModelCard]:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     network = fresh(card)
     _take_shapes(network, state)
-    network.load_state_dict(state)
+    whole = network.state_dict()  # it holds the layers' versions beside their tensors, which a file cannot
+    whole.update(state)
+    network.load_state_dict(whole)
     return network.eval(), card
 
 
@@ -63,5 +65,7 @@ def _take_shapes(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
         elif isinstance(module, nn.BatchNorm2d):
             module.num_features = module.weight.shape[0]
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
