@@ -52,7 +52,7 @@ def prune(
         update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
     )
     if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
-        network.frozen = False
+        network.frozen = False  # type: ignore[assignment]  # a plain flag
     data = training_data(dataset, balance, gentle)
     fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
     measured = metrics(fitted, card, dataset, data)
