@@ -20,10 +20,10 @@ from statistics import median
 
 import numpy as np
 import torch
+from _usual import MEAN, MODELS, STD, usual_transforms
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pipeline.architectures import build
@@ -35,8 +35,6 @@ from pipeline.training.engine import Engine
 from pipeline.training.feeding import feed
 from pipeline.training.policy import Policy
 
-MODELS = ("simple_cnn", "modern_cnn", "simple_resnet")
-MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 SAME = Policy(horizontal_flip=True, rotation=10, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
 RECIPE = Train(batch_size=128, learning_rate=0.05)
 
@@ -46,13 +44,7 @@ def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None
     loader = DataLoader(
         ImageFolder(
             str(folder),
-            transforms.Compose([
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomRotation(10),
-                transforms.ColorJitter(0.2, 0.2, 0.2),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]),
+            usual_transforms(),
         ),
         batch_size=32, shuffle=True, num_workers=2, drop_last=True,
     )  # fmt: skip
