@@ -6,8 +6,10 @@ The tests share one project and stand in the order in which a person would do th
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +201,22 @@ def test_the_data_can_be_looked_at_before_anything_is_trained(
     output = project.run(f"python -m pipeline data {images} --page {tmp_path / 'findings.html'}", code=1)
     assert "critical: one_label: 2 of 121 (digit-0/000.png, digit-1/same.png)" in output
     assert "same.png" in (tmp_path / "findings.html").read_text()
+
+
+def test_dvc_repro_goes_on_after_a_kill(project: Project) -> None:
+    """SIGKILL for DVC and the training together, as when the machine goes down; then the same command again: it trains
+    the epochs that are missing, in the run that was begun, and leaves nothing to do."""
+    project.change("checkpoint_seconds: 30.0", "checkpoint_seconds: 0.0")
+    started = subprocess.Popen(
+        ["dvc", "repro", "train@simple_cnn"], cwd=project.root, env=project.env | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert started.stdout is not None
+    while "epoch   3" not in started.stdout.readline():
+        assert started.poll() is None
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    output = project.run("dvc repro train@simple_cnn")
+    assert "going on in epoch" in output
+    assert "epoch   1 " not in output and "epoch  12 " in output
+    assert project.ran(project.run("dvc repro train@simple_cnn")) == set()
