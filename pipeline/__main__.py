@@ -28,7 +28,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     ],
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
-        *(models.train, models.prune, models.export, models.quantize, models.evaluate),
+        *(models.train, models.prune, models.combine, models.export, models.quantize, models.evaluate),
         *(models.audit, models.benchmark, models.report),
     ],
 }

@@ -1,10 +1,12 @@
-"""The shell of the model stages: train, prune, export, quantize, evaluate, benchmark, report."""
+"""The shell of the model stages: train, prune, combine, export, quantize, evaluate, benchmark, report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
 from pipeline.config import load
@@ -44,13 +46,15 @@ def _material(images: Path, splits: Path, augmented: Path) -> _Material:
 
 
 def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
+    from pipeline.architectures import checked, find
     from pipeline.artifacts import ModelCard, read_json
     from pipeline.preprocessing import Preprocessing
 
     prepared = Preprocessing.from_record(read_json(preprocessing))
-    return ModelCard(
-        model.architecture, material.dataset.class_names, prepared, material.mean, material.std, model.options
-    )
+    options = checked(model.architecture, model.options)
+    statistics = getattr(find(model.architecture), "statistics", None)
+    mean, std = statistics(options) if statistics else (material.mean, material.std)
+    return ModelCard(model.architecture, material.dataset.class_names, prepared, mean, std, model.options)
 
 
 def train(
@@ -125,6 +129,39 @@ def prune(
     sync_or_warn(config, model, out.parent.parent)
 
 
+def combine(
+    name: str, trained: Path, pruned: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS
+) -> None:
+    """Make one entry of `ensembles` from its members in the folders TRAINED and PRUNED."""
+    from pipeline.artifacts import read_dataset, read_json, sha256
+    from pipeline.stages.ensemble import Member, metrics, pruned_metrics
+    from pipeline.stages.ensemble import combine as run
+    from pipeline.tracking import sync_or_warn
+    from pipeline.training import checkpoint
+
+    config = load(params)
+    if name not in config.ensembles:
+        raise ValueError(f"{params} has no ensemble {name!r}; it has: {', '.join(config.ensembles) or 'none'}")
+
+    def member(folder: Path) -> Member:
+        return Member(*checkpoint.load(folder / "checkpoint.safetensors"), read_json(folder / "metrics.json"))
+
+    dataset = read_dataset(images, splits)
+    with summary(f"combine {name}") as facts:
+        whole = {member_name: member(trained / member_name) for member_name in config.ensembles[name].members}
+        narrow = {member_name: member(pruned / member_name) for member_name in whole}
+        network, card = run(whole)
+        checkpoint.save(out / "checkpoint.safetensors", network, card)
+        pruned_network, pruned_card = run(narrow)
+        checkpoint.save(out / "pruned.safetensors", pruned_network, pruned_card)
+        measured = metrics(network, card, whole, dataset)
+        measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset)
+        _write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
+        facts += [f"{len(whole)} members", f"val accuracy {measured['best_val_accuracy']:.4f}"]
+        facts += [f"pruned {measured['prune']['best_val_accuracy']:.4f}"]
+    sync_or_warn(config, name, out.parent.parent)
+
+
 def export(
     model: str, source: Path, pruned: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS
 ) -> None:
@@ -162,13 +199,17 @@ def quantize(
         for variant, quantized in (("fp32", "int8"), ("pruned", "pruned_int8")):
             target = out / f"{quantized}.onnx"
             made[quantized] = run(source / f"{variant}.onnx", target, dataset, config.quantize)
-            facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
+            if made[quantized]["quantized_layers"]:
+                facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
+            else:
+                facts += [f"{quantized} is a copy of {variant}, which has nothing to quantize"]
         _write_metrics(out, made, checkpoint)
     sync_or_warn(config, model, out.parent.parent)
 
 
 def evaluate(
-    model: str, checkpoint: Path, history: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
+    model: str, checkpoint: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
+    history: Annotated[Path | None, typer.Option(help="What training wrote, for the learning curves.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
     """Score the trained network and its variants on the test split."""
@@ -188,7 +229,8 @@ def evaluate(
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():
             save(picture, out / f"{name}.png")
-        save(learning_curves(read_table(history), model), out / "curves.png")
+        if history is not None:
+            save(learning_curves(read_table(history), model), out / "curves.png")
         low, high = result.metrics["accuracy_low"], result.metrics["accuracy_high"]
         facts += [f"test accuracy {result.metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"]
     sync_or_warn(config, model, out.parent.parent)
@@ -227,7 +269,7 @@ def benchmark(
 
     config = load(params)
     files, known = {}, {}
-    for model in config.models:
+    for model in config.everything:
         tested = read_json(evaluated / model / "metrics.json")
         validated = read_json(exported / model / "metrics.json") | read_json(quantized / model / "metrics.json")
         for variant in VARIANTS:
@@ -244,7 +286,7 @@ def benchmark(
         write_json(out, result)
         save(pareto(pd.DataFrame(result["variants"])), picture)
         facts += [f"{len(files)} variants", f"{config.benchmark.threads} thread(s) of {result['hardware']}"]
-    for model in config.models:
+    for model in config.everything:
         sync_or_warn(config, model, out.parent.parent)
 
 

@@ -16,7 +16,7 @@ from pipeline.config import Params
 from pipeline.evaluation import plots
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
-PICTURES = ("curves", "confusion", "reliability", "mistakes")
+PICTURES = ("confusion", "reliability", "mistakes")
 SHOWN_CLASSES, SAMPLES, SUSPECTS = 10, 12, 100
 
 
@@ -25,7 +25,7 @@ def render(params: Params, artifacts: Path) -> str:
     dataset = read_dataset(artifacts / "ingest" / "images.npy", artifacts / "split" / "splits.parquet")
     quarantine = read_table(artifacts / "ingest" / "quarantine.csv")
     benchmark = read_json(artifacts / "benchmark" / "benchmark.json")
-    models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.models]
+    models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.everything]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": lambda share: f"{share:.2%}", "thousands": lambda n: f"{n:,}"}
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -45,7 +45,7 @@ def render(params: Params, artifacts: Path) -> str:
         preview_picture=_file(artifacts / "augment" / "preview.png"),
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,
-        best_accuracy=max(model["train"]["best_val_accuracy"] for model in models),
+        audited_accuracy=max(model["train"]["best_val_accuracy"] for model in models if model["name"] in params.models),
         best=max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"],
         benchmark=benchmark,
         pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
@@ -56,14 +56,26 @@ def _model(params: Params, artifacts: Path, name: str, variants: list[dict[str, 
     tested = artifacts / "evaluate" / name
     return {
         "name": name,
-        "architecture": params.models[name].architecture,
-        "recipe": params.recipe(name),
-        "train": read_json(artifacts / "train" / name / "metrics.json"),
-        "prune": read_json(artifacts / "prune" / name / "metrics.json"),
+        **_made(params, artifacts, name),
         "test": read_json(tested / "metrics.json"),
         "per_class": read_table(tested / "per_class.csv").to_dict("records"),
         "variants": [row for row in variants if row["model"] == name],
         **{picture: _file(tested / f"{picture}.png") for picture in PICTURES},
+    }
+
+
+def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
+    """What made a model, and its learning curves; an ensemble has `members` in place of a recipe."""
+    made = read_json(artifacts / params.maker(name) / name / "metrics.json")
+    if name in params.ensembles:
+        return {"members": params.ensembles[name].members, "train": made, "prune": made["prune"]}
+    return {
+        "members": [],
+        "architecture": params.models[name].architecture,
+        "recipe": params.recipe(name),
+        "train": made,
+        "prune": read_json(artifacts / "prune" / name / "metrics.json"),
+        "curves": _file(artifacts / "evaluate" / name / "curves.png"),
     }
 
 

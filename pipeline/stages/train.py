@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.architectures import find
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
 from pipeline.training.balance import Balance, limited
 from pipeline.training.checkpoint import fresh
+from pipeline.training.closed_form import fit_closed_form
 from pipeline.training.deployable import probabilities
+from pipeline.training.device import choose_device
 from pipeline.training.loop import Epoch, Fitted, TrainingData, fit
 from pipeline.training.policy import Policy
 
@@ -30,7 +33,11 @@ def train(
     torch.manual_seed(recipe.seed)
     network = fresh(card)
     data = training_data(dataset, balance, recipe)
-    fitted = fit(network, card, data, recipe, policy, on_epoch)
+    solve = getattr(find(card.architecture), "solve", None)
+    if solve is None:
+        fitted = fit(network, card, data, recipe, policy, on_epoch)
+    else:
+        fitted = fit_closed_form(network, solve, card, data, recipe, choose_device(recipe.device), on_epoch)
     return fitted, metrics(fitted, card, dataset, data)
 
 
