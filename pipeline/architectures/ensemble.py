@@ -4,7 +4,6 @@ B. Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimatio
 (https://arxiv.org/abs/1612.01474). It is made by an entry of `ensembles`, never trained by one of `models`.
 """
 
-import math
 from typing import Annotated, Any
 
 import torch
@@ -13,6 +12,8 @@ from torch import nn
 
 from pipeline.architectures import build as build_member
 from pipeline.config.section import Section
+
+SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Member(Section):
@@ -53,9 +54,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        logs_MNC = torch.stack([member(images_NCHW).log_softmax(dim=1) for member in self.members])
-        # Not the logarithm of a mean: a probability too small for float32 would become minus infinity
-        return logs_MNC.logsumexp(dim=0) - math.log(len(self.members))
+        probabilities_MNC = torch.stack([member(images_NCHW).softmax(dim=1) for member in self.members])
+        # One that is too small for float32 is 0, which has no logarithm
+        return probabilities_MNC.mean(dim=0).clamp(min=SMALLEST).log()
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:

@@ -26,19 +26,23 @@ class Options(Section):
     cell: int = Field(default=0, ge=0)
     # Bins from 0 to 180 degrees.
     orientations: Positive = 9
-    # C of the support vector machine: the less, the smaller its weights.
+    # C of the support vector machine: the less, the smaller its weights, and the sooner they are found.
     regularization: float = Field(default=0.01, gt=0)
 
 
 class HOG(nn.Module):
     """Images [N, C, H, W] of 8 bits on the 0-1 scale to features [N, blocks * 4 * orientations]."""
 
+    cosines: torch.Tensor
+    sines: torch.Tensor
+
     def __init__(self, cell: int, orientations: int) -> None:
         super().__init__()
         self.cell = cell
-        angles = [math.pi * i / orientations for i in range(1, orientations)]
-        # Where one bin ends and the next one starts, as unit vectors
-        self.cosines, self.sines = [math.cos(a) for a in angles], [math.sin(a) for a in angles]
+        # Where one bin ends and the next one starts
+        limits_K11 = torch.arange(1, orientations, dtype=torch.float64).view(-1, 1, 1) * (math.pi / orientations)
+        self.register_buffer("cosines", limits_K11.cos().float())
+        self.register_buffer("sines", limits_K11.sin().float())
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         # Whole numbers have exact differences and squares: every runtime finds the same channel and the same bin
@@ -58,11 +62,10 @@ class HOG(nn.Module):
         """
         right = torch.where(down < 0, -right, right)
         right = torch.where(down == 0, right.abs(), right)  # 180 degrees are 0
-        down = down.abs()
-        past = [cos * down - sin * right >= 0 for cos, sin in zip(self.cosines, self.sines, strict=True)]
-        always = torch.ones_like(down)
-        steps = torch.cat([always, *(limit.to(down.dtype) for limit in past), always - always], dim=1)
-        return steps[:, :-1] - steps[:, 1:]
+        past = (self.cosines * down.abs() - self.sines * right >= 0).to(down.dtype)
+        # All are past 0 degrees, and none is past 180
+        past = pad(pad(past, (0, 0, 0, 0, 1, 0), value=1.0), (0, 0, 0, 0, 0, 1))
+        return past[:, :-1] - past[:, 1:]
 
     def _blocks(self, cells: torch.Tensor) -> torch.Tensor:
         """[N, orientations, rows, columns] -> [N, 4 * orientations, rows - 1, columns - 1], normalized."""
@@ -73,7 +76,8 @@ class HOG(nn.Module):
 
 
 def _unit(blocks: torch.Tensor) -> torch.Tensor:
-    return blocks / (blocks.square().sum(dim=1, keepdim=True) + EPSILON**2).sqrt()
+    """Of length 1; a block without any gradient stays 0. Not by adding: the exporter leaves out what is so small."""
+    return blocks / blocks.square().sum(dim=1, keepdim=True).clamp(min=EPSILON**2).sqrt()
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:

@@ -58,6 +58,7 @@ def metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dat
         # Of the member that saw the most of them
         "training_images": max(member.metrics["training_images"] for member in members.values()),
         "members": list(members),
+        "by_gradients": False,
     }
 
 

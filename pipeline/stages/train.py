@@ -28,7 +28,7 @@ def train(
     policy: Policy,
     recipe: Train,
     on_epoch: Callable[[Epoch], None],
-) -> tuple[Fitted, dict[str, float]]:
+) -> tuple[Fitted, dict[str, Any]]:
     """The fitted network and its metrics.json."""
     torch.manual_seed(recipe.seed)
     network = fresh(card)
@@ -38,7 +38,7 @@ def train(
         fitted = fit(network, card, data, recipe, policy, on_epoch)
     else:
         fitted = fit_closed_form(network, solve, card, data, recipe, choose_device(recipe.device), on_epoch)
-    return fitted, metrics(fitted, card, dataset, data)
+    return fitted, metrics(fitted, card, dataset, data) | {"by_gradients": solve is None}
 
 
 def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> TrainingData:
