@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.commands import data, inspection, models, setup, shipping
+from pipeline.commands import data, describe, inspection, lr_find, models, setup, shipping, training
+from pipeline.training.interruption import Interrupted
 
 app = typer.Typer(
     help="Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages.",
@@ -21,6 +22,8 @@ PANELS: dict[str, list[Callable[..., None]]] = {
         setup.init,
         inspection.data,
         inspection.accept,
+        describe.describe,
+        lr_find.lr_find,
         shipping.register,
         shipping.promote,
         shipping.predict,
@@ -28,7 +31,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     ],
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
-        *(models.train, models.prune, models.combine, models.export, models.quantize, models.evaluate),
+        *(training.train, training.prune, models.combine, models.export, models.quantize, models.evaluate),
         *(models.audit, models.benchmark, models.report),
     ],
 }
@@ -47,6 +50,9 @@ def main() -> None:
         sys.exit(f"error: {where}{error.strerror or error}: check the path, its permissions and the free space")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Interrupted as stopped:
+        print(f"{stopped}: `dvc repro` goes on from there", file=sys.stderr)
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ stage from its cache, the next call of `sync` sends.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,11 @@ CHECKPOINT_TAG = "checkpoint.sha256"
 MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
 # A run's metrics are read side by side: the headline ones get short names
 PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
-EPOCH_METRICS = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+EPOCH_METRICS = (
+    "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
+)  # fmt: skip
+SENT_MARK = "val_accuracy"  # an epoch that has it has all
+SYSTEM_SECONDS = 10.0  # between two looks at the machine
 
 
 def connect() -> MlflowClient:
@@ -76,8 +81,10 @@ class LiveRun:
     client: MlflowClient | None
     run_id: str = ""
     silent: bool = False
+    sent: dict[str, set[int]] = field(default_factory=dict)
 
-    def epoch(self, row: Mapping[str, float], cost: Mapping[str, float]) -> None:
+    def epoch(self, row: Mapping[str, float], cost: Mapping[str, float], prefix: str = "") -> None:
+        """`prefix` stands before the names of the metrics, for one of several seeds."""
         if self.client is None or self.silent:
             return
         from mlflow.entities import Metric
@@ -86,8 +93,11 @@ class LiveRun:
         step = int(row["epoch"])
         values = {name: row[name] for name in EPOCH_METRICS} | dict(cost)
         with _forgiving("the epoch's metrics") as attempt:
-            metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
-            self.client.log_batch(self.run_id, metrics=metrics)
+            if prefix not in self.sent:
+                self.sent[prefix] = _sent_steps(self.client, self.run_id, prefix)
+            if step not in self.sent[prefix]:  # a killed training may do an epoch again
+                metrics = [Metric(prefix + name, float(value), now, step) for name, value in values.items()]
+                self.client.log_batch(self.run_id, metrics=metrics)
         self.silent = attempt.failed
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
@@ -99,18 +109,65 @@ class LiveRun:
 
 
 @contextmanager
-def live_run(params: Params, model: str) -> Iterator[LiveRun]:
-    """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly."""
+def live_run(params: Params, model: str, memo: Path | None = None, wanted: bool = True) -> Iterator[LiveRun]:
+    """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly.
+
+    Its id is kept in the file `memo`, and a training that goes on later goes on in the same run. Not `wanted`: no run,
+    for the processes of a team that do not lead it.
+    """
     live = LiveRun(None)
-    with _forgiving("the start of the run"):
-        client = connect()
-        live = LiveRun(client, _create_run(client, params, model).info.run_id)
+    if wanted:
+        with _forgiving("the start of the run"):
+            client = connect()
+            live = LiveRun(client, _reopened(client, memo) or _create_run(client, params, model).info.run_id)
+            if memo is not None:
+                memo.parent.mkdir(parents=True, exist_ok=True)
+                memo.write_text(live.run_id)
     try:
-        yield live
+        with _system_metrics(live):
+            yield live
     except BaseException as error:
         _close(live, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     _close(live, "FINISHED")
+
+
+def _reopened(client: MlflowClient, memo: Path | None) -> str:
+    """The id of the run that was begun, running again; nothing if there is none, or it was deleted since."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    if memo is None or not memo.exists():
+        return ""
+    run_id = memo.read_text()
+    try:
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":
+            return ""
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return ""
+    client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
+@contextmanager
+def _system_metrics(live: LiveRun) -> Iterator[None]:
+    """CPU, memory, disk, network and GPUs of this machine, in the run's `System metrics`, by a thread of MLflow."""
+    if live.client is None:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it says that there is no GPU, each time
+    monitor = SystemMetricsMonitor(
+        live.run_id, sampling_interval=SYSTEM_SECONDS, samples_before_logging=1, resume_logging=True
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def _close(live: LiveRun, status: str) -> None:
@@ -203,10 +260,12 @@ def _create_run(client: MlflowClient, params: Params, model: str) -> Run:
 
 
 def _own_params(params: Params, model: str) -> dict[str, Any]:
-    """What made a model: its architecture and recipe, or, of an ensemble, its members."""
+    """What made a model: its architecture with its options and its recipe, or, of an ensemble, its members."""
     if model in params.ensembles:
         return {"architecture": "ensemble", "members": ", ".join(params.ensembles[model].members)}
-    return {"architecture": params.models[model].architecture, **params.recipe(model).model_dump()}
+    entry = params.models[model]
+    options = {f"options.{key}": value for key, value in entry.options.items()}
+    return {"architecture": entry.architecture, **options, **params.recipe(model).model_dump()}
 
 
 def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
@@ -218,16 +277,27 @@ def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: st
 
 
 def _send_history(client: MlflowClient, run_id: str, history: Path) -> None:
-    """The epochs that the run has not got yet."""
+    """The epochs that the run has not got yet: of the shipped seed, and of each by itself where there are several."""
     from mlflow.entities import Metric
 
-    sent = {metric.step for metric in client.get_metric_history(run_id, EPOCH_METRICS[-1])}
+    table = read_table(history)
+    shipped = table[table["seed"] == table["seed"].iloc[0]]
+    each = [(f"seed_{seed}.", rows) for seed, rows in table.groupby("seed")] if table["seed"].nunique() > 1 else []
     now = int(time.time() * 1000)
-    for row in read_table(history).to_dict("records"):
-        step = int(row["epoch"])
-        if step not in sent:
-            metrics = [Metric(name, float(row[name]), now, step) for name in EPOCH_METRICS]
+    for prefix, rows in [("", shipped), *each]:
+        sent = _sent_steps(client, run_id, prefix)
+        missing = rows[~rows["epoch"].isin(sent)].to_dict("records")
+        for i in range(0, len(missing), 100):  # a request may hold 1,000 metrics
+            metrics = [
+                Metric(prefix + name, float(row[name]), now, int(row["epoch"]))
+                for row in missing[i : i + 100]
+                for name in EPOCH_METRICS
+            ]
             client.log_batch(run_id, metrics=metrics)
+
+
+def _sent_steps(client: MlflowClient, run_id: str, prefix: str) -> set[int]:
+    return {metric.step for metric in client.get_metric_history(run_id, prefix + SENT_MARK)}
 
 
 def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint: str) -> None:
@@ -240,7 +310,9 @@ def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint
         _log_metrics(client, run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
         client.log_artifacts(run_id, str(folder), stage)
 
-    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.iterdir()))).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.rglob("*")) if f.is_file())
+    ).hexdigest()
     _log_once(client, run, f"recorded.{stage}", digest, send)
 
 

@@ -30,7 +30,7 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
     rows = spoiled.rows("train")
     balance = balanced(rows, labels[rows], spoiled.class_names, "none", 0)
     recipe = Train(epochs=12, batch_size=16, learning_rate=0.05, device="cpu", precision="float32", threads=1)
-    fitted, _ = train(card, spoiled, balance, POLICIES["digits"], recipe, lambda epoch: None)
+    fitted = train(card, spoiled, balance, POLICIES["digits"], recipe, lambda seed, epoch: None).fitted
     found = audit("simple_cnn", fitted.network, card, spoiled, Audit(shown=5), CPU)
     suspected = set(found.suspects["path"])
     planted = set(dataset.splits["path"].iloc[wrong])

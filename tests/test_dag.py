@@ -41,6 +41,14 @@ def function(name: str) -> ast.FunctionDef:
     raise AssertionError(f"no command {name}")
 
 
+@cache
+def shell_functions() -> frozenset[str]:
+    files = (PROJECT / "pipeline" / "commands").glob("*.py")
+    return frozenset(
+        node.name for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)
+    )
+
+
 def imported(tree: ast.AST) -> set[str]:
     """Modules of the pipeline that a tree imports anywhere, also inside functions."""
     found = set()
@@ -68,8 +76,9 @@ def read_modules(stage: str) -> set[str]:
     direct = set()
     for shell in commands_of(stage):
         direct |= imported(shell)
-        for helper in [node for node in ast.walk(shell) if isinstance(node, ast.Name) and re.match("_[a-z]", node.id)]:
-            direct |= imported(function(helper.id))
+        called = {n.func.id for n in ast.walk(shell) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        for helper in called & shell_functions():
+            direct |= imported(function(helper))
     modules = set().union(*(closure(name) for name in direct))
     files = {file_of(name) for name in modules}
     return {

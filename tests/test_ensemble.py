@@ -14,8 +14,9 @@ import torch
 from pipeline.architectures.ensemble import Ensemble, Normalized
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.commands.models import combine as combine_command
-from pipeline.config import Export, Params, Prune, Quantize, load
+from pipeline.config import Evaluate, Export, Params, Prune, Quantize, load
 from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics
+from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 from pipeline.stages.quantize import WEIGHTED, inner_nodes, quantize
@@ -98,6 +99,14 @@ def test_metrics_are_sums_over_the_members(members: dict[str, Member], dataset: 
     assert (whole["parameters"], whole["training_images"], whole["members"]) == (30, 5, ["simple", "resnet", "hog"])
     assert (pruned["macs"], pruned["parameters_kept"], pruned["macs_kept"]) == (300, 0.5, 0.25)
     assert whole["best_val_accuracy"] == pruned["best_val_accuracy"]
+
+
+def test_it_is_evaluated_without_seeds(members: dict[str, Member], dataset: Dataset) -> None:
+    """No training of its own made it: there is no table of them, and one network to speak of."""
+    network, card = combine(members)
+    result = evaluate("e", network, card, None, {}, {}, dataset, Evaluate())
+    assert result.seeds is None and result.metrics["seeds"] == {"n": 1}
+    assert len(result.predictions) == len(dataset.rows("test"))
 
 
 def test_members_of_other_data_are_refused(members: dict[str, Member]) -> None:

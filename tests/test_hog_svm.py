@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.feature import hog
@@ -20,12 +21,15 @@ from pipeline.evaluation.metrics import accuracy
 from pipeline.stages.export import export
 from pipeline.stages.prune import prune
 from pipeline.stages.quantize import quantize
-from pipeline.stages.train import train, training_data
+from pipeline.stages.train import Trained, train, training_data
+from pipeline.tracking import EPOCH_METRICS
 from pipeline.training.balance import Balance, balanced
+from pipeline.training.checkpoint import fresh
 from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
 from pipeline.training.deployable import last_dense, probabilities
-from pipeline.training.loop import Epoch
+from pipeline.training.examination import examine
 from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch
 
 CPU = torch.device("cpu")
 RECIPE = Train(device="cpu")
@@ -94,18 +98,40 @@ def test_impossible_options_are_refused(options: dict[str, int], said: str) -> N
 def test_it_learns_without_gradients(hog_card: ModelCard, dataset: Dataset) -> None:
     """One row of history, told like an epoch; the same weights each time."""
     epochs: list[Epoch] = []
-    fitted, metrics = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, epochs.append)
-    assert metrics["best_val_accuracy"] > 0.9
-    assert not metrics["by_gradients"]
-    assert [epoch.row for epoch in epochs] == fitted.history.to_dict("records")
-    assert fitted.history["val_accuracy"].tolist() == [pytest.approx(metrics["best_val_accuracy"])]
-    again, _ = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, epochs.append)
-    assert torch.equal(last_dense(fitted.network).weight, last_dense(again.network).weight)
+
+    def once() -> Trained:
+        return train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: epochs.append(epoch))
+
+    trained = once()
+    history = trained.fitted.history
+    assert trained.metrics["best_val_accuracy"] > 0.9
+    assert not trained.metrics["by_gradients"]
+    assert [epoch.row for epoch in epochs] == history.to_dict("records")
+    assert set(EPOCH_METRICS) <= set(history)
+    assert history["val_accuracy"].tolist() == [pytest.approx(trained.metrics["best_val_accuracy"])]
+    assert torch.equal(last_dense(trained.fitted.network).weight, last_dense(once().fitted.network).weight)
+
+
+def test_it_is_fitted_once_a_seed(hog_card: ModelCard, dataset: Dataset) -> None:
+    """Under the tables of every training: a row per seed."""
+    recipe = Train(device="cpu", seeds=2, seed=5)
+    trained = train(hog_card, dataset, balance_of(dataset), Policy(), recipe, lambda seed, epoch: None)
+    assert sorted(trained.seeds["seed"]) == sorted(trained.history["seed"]) == [5, 6]
+    assert trained.seeds["best_epoch"].tolist() == [1, 1]
+
+
+def test_its_diagnosis_has_no_findings(hog_card: ModelCard, dataset: Dataset) -> None:
+    """Their remedies turn knobs of a training by gradients, even where nothing was learned."""
+    network, rows = fresh(hog_card).eval(), dataset.rows("train")
+    curves = pd.DataFrame()
+    found = examine(network, hog_card, curves, 1, 1 / 3, dataset, rows, RECIPE, CPU, by_gradients=False)
+    assert found["findings"] == []
+    assert found["train_images"] == len(rows) and 0 < found["train_accuracy_plain"] < 0.9
 
 
 def test_all_later_stages_take_it(hog_card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
     """There is nothing to prune and nothing to quantize: it comes through whole, and ONNX Runtime agrees."""
-    network = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda epoch: None)[0].network
+    network = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: None).fitted.network
     before = last_dense(network).weight.clone()
     pruned, metrics = prune(
         network, hog_card, dataset, balance_of(dataset), Policy(), RECIPE, Prune(), lambda epoch: None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 
@@ -39,7 +40,7 @@ def shipped(
     rows = dataset.rows("train")
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)
     recipe = Train(epochs=5, batch_size=16, learning_rate=0.05, device="cpu", precision="float32")
-    network = train(card, dataset, balance, Policy(), recipe, lambda epoch: None)[0].network
+    network = train(card, dataset, balance, Policy(), recipe, lambda seed, epoch: None).fitted.network
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
     assert metrics["agreement"] == 1
@@ -104,7 +105,8 @@ def test_evaluation_and_benchmark_speak_of_the_same_files(
     """The predictions table gives the accuracy that the metrics name; every variant has a row of timings."""
     network, card, folder = shipped
     files = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
-    result = evaluate("m", network, card, files, dataset, Evaluate())
+    trainings = pd.DataFrame({"seed": [0], "best_epoch": [3], "val_accuracy": [0.9], "shipped": [True]})
+    result = evaluate("m", network, card, trainings, {}, files, dataset, Evaluate())
     table = result.predictions
     assert len(table) == len(dataset.rows("test"))
     assert result.metrics["accuracy"] == (table["label"] == table["predicted"]).mean()

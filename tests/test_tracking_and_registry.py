@@ -25,8 +25,8 @@ from pipeline.training.checkpoint import fresh
 MODEL = "simple_cnn"
 HISTORY = pd.DataFrame(
     [
-        {"epoch": e, "learning_rate": 0.1, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1 / e,
-         "val_accuracy": e / 10}
+        {"seed": 0, "epoch": e, "learning_rate": 0.1, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1 / e,
+         "val_accuracy": e / 10, "gradient_norm": 1.0, "gradient_norm_max": 2.0}
         for e in (1, 2, 3)
     ]
 )  # fmt: skip

@@ -7,8 +7,10 @@ side in pixels. `options` is None, or an instance of the file's class `Options` 
 values are refused) where it has one. A file may also define
 
     pretrain(network, options) -> None      load weights that exist before the training
-    statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own
-    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower; 0 freezes
+    prepare(network, images_NCHW) -> None   set what depends on the training images, of which it gets a few thousand,
+                                            normalized and on the network's device, once, before the training
+    statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own, or None
+    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower or faster; 0 freezes
     solve(features_NF, labels_N, weights_N, options, seed) -> (weight_CF, bias_C)
         instead of training by gradients: the last dense layer's numpy arrays from its inputs on the training images and
         the images' weights (mean about 1); its scores are calibrated afterwards: see pipeline/training/closed_form.py

@@ -1,132 +1,12 @@
-"""The shell of the model stages: train, prune, combine, export, quantize, evaluate, benchmark, report."""
+"""The shell of the stages that take trained models: combine, export, quantize, evaluate, audit, benchmark, report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
-
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
 from pipeline.config import load
-
-if TYPE_CHECKING:
-    from pipeline.artifacts import Dataset, ModelCard
-    from pipeline.config import Model
-    from pipeline.training.balance import Balance
-    from pipeline.training.loop import Fitted
-    from pipeline.training.policy import Policy
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What `augment` left for training."""
-
-    dataset: Dataset
-    policy: Policy
-    balance: Balance
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def _material(images: Path, splits: Path, augmented: Path) -> _Material:
-    from pipeline.artifacts import read_dataset, read_json, read_table
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
-
-    policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
-    return _Material(
-        read_dataset(images, splits),
-        Policy(**policy["policy"]),
-        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
-        tuple(stats["mean"]),
-        tuple(stats["std"]),
-    )
-
-
-def _card(model: Model, material: _Material, preprocessing: Path) -> ModelCard:
-    from pipeline.architectures import checked, find
-    from pipeline.artifacts import ModelCard, read_json
-    from pipeline.preprocessing import Preprocessing
-
-    prepared = Preprocessing.from_record(read_json(preprocessing))
-    options = checked(model.architecture, model.options)
-    statistics = getattr(find(model.architecture), "statistics", None)
-    mean, std = statistics(options) if statistics else (material.mean, material.std)
-    return ModelCard(model.architecture, material.dataset.class_names, prepared, mean, std, model.options)
-
-
-def train(
-    model: str, images: Path, preprocessing: Path, splits: Path, augmented: Path, out: Path,
-    params: ParamsFile = DEFAULT_PARAMS,
-) -> None:  # fmt: skip
-    """Train one entry of `models`."""
-    from pipeline.artifacts import sha256
-    from pipeline.stages.train import train as run
-    from pipeline.tracking import live_run, sync_or_warn
-    from pipeline.training.loop import Epoch, say
-
-    config = load(params)
-    recipe = config.recipe(model)
-    material = _material(images, splits, augmented)
-    card = _card(config.models[model], material, preprocessing)
-    with summary(f"train {model}") as facts, live_run(config, model) as live:
-
-        def on_epoch(epoch: Epoch) -> None:
-            say(epoch)
-            cost = {"epoch_seconds": epoch.seconds, "images_per_second": epoch.images_per_second}
-            live.epoch(epoch.row, cost)
-
-        fitted, metrics = run(card, material.dataset, material.balance, material.policy, recipe, on_epoch)
-        checkpoint = _write(out, fitted, card)
-        _write_metrics(out, metrics, checkpoint, splits=sha256(splits))
-        live.finished(checkpoint, {"device": str(fitted.placement.device), "precision": fitted.placement.reason})
-        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}", f"best epoch {fitted.best_epoch}"]
-        facts += [str(fitted.placement.device), fitted.placement.reason]
-    sync_or_warn(config, model, out.parent.parent)
-
-
-def _write(out: Path, fitted: Fitted, card: ModelCard) -> Path:
-    from pipeline.artifacts import write_table
-    from pipeline.training import checkpoint
-
-    path = out / "checkpoint.safetensors"
-    checkpoint.save(path, fitted.network, card)
-    write_table(out / "history.csv", fitted.history)
-    return path
-
-
-def _write_metrics(out: Path, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
-    """metrics.json, and beside it the trained checkpoint that they come from."""
-    from pipeline.artifacts import LINEAGE, sha256, write_json
-
-    write_json(out / "metrics.json", metrics)
-    write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), **origin})
-
-
-def prune(
-    model: str, source: Path, images: Path, splits: Path, augmented: Path, out: Path,
-    params: ParamsFile = DEFAULT_PARAMS,
-) -> None:  # fmt: skip
-    """Remove channels from the trained network SOURCE and fine-tune what is left."""
-    from pipeline.stages.prune import prune as run
-    from pipeline.tracking import sync_or_warn
-    from pipeline.training import checkpoint
-    from pipeline.training.loop import say
-
-    config = load(params)
-    material = _material(images, splits, augmented)
-    with summary(f"prune {model}") as facts:
-        network, card = checkpoint.load(source)
-        fitted, metrics = run(
-            network, card, material.dataset, material.balance, material.policy, config.recipe(model), config.prune, say,
-        )  # fmt: skip
-        _write(out, fitted, card)
-        _write_metrics(out, metrics, source)
-        facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
-        facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
-    sync_or_warn(config, model, out.parent.parent)
 
 
 def combine(
@@ -156,7 +36,7 @@ def combine(
         checkpoint.save(out / "pruned.safetensors", pruned_network, pruned_card)
         measured = metrics(network, card, whole, dataset)
         measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset)
-        _write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
+        write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
         facts += [f"{len(whole)} members", f"val accuracy {measured['best_val_accuracy']:.4f}"]
         facts += [f"pruned {measured['prune']['best_val_accuracy']:.4f}"]
     sync_or_warn(config, name, out.parent.parent)
@@ -179,7 +59,7 @@ def export(
             network, card = checkpoint.load(path)
             made[variant] = run(network, card, val_images, val_labels, config.export, out / f"{variant}.onnx")
             facts += [f"{variant} within {made[variant]['largest_difference']:.1e} of torch"]
-        _write_metrics(out, made, source)
+        write_metrics(out, made, source)
     sync_or_warn(config, model, out.parent.parent)
 
 
@@ -203,16 +83,18 @@ def quantize(
                 facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
             else:
                 facts += [f"{quantized} is a copy of {variant}, which has nothing to quantize"]
-        _write_metrics(out, made, checkpoint)
+        write_metrics(out, made, checkpoint)
     sync_or_warn(config, model, out.parent.parent)
 
 
 def evaluate(
-    model: str, checkpoint: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
-    history: Annotated[Path | None, typer.Option(help="What training wrote, for the learning curves.")] = None,
+    model: str, trained: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
-    """Score the trained network and its variants on the test split."""
+    """Score the network in the folder TRAINED, its other seeds and its variants on the test split.
+
+    Without `seeds/` there it is an ensemble, which has neither seeds nor learning curves.
+    """
     from pipeline.artifacts import read_dataset, read_table, write_table
     from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.evaluate import evaluate as run
@@ -221,19 +103,35 @@ def evaluate(
 
     config = load(params)
     with summary(f"evaluate {model}") as facts:
+        checkpoint = trained / "checkpoint.safetensors"
         network, card = load_checkpoint(checkpoint)
+        listed = trained / "seeds" / "seeds.csv"
+        seeds = read_table(listed) if listed.exists() else None
+        others = {} if seeds is None else {
+            seed: trained / "seeds" / f"seed-{seed}.safetensors" for seed in seeds["seed"][~seeds["shipped"]]
+        }  # fmt: skip
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
-        result = run(model, network, card, files, read_dataset(images, splits), config.evaluate)
-        _write_metrics(out, result.metrics, checkpoint)
+        result = run(model, network, card, seeds, others, files, read_dataset(images, splits), config.evaluate)
+        write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
         for name, picture in result.pictures.items():
             save(picture, out / f"{name}.png")
-        if history is not None:
-            save(learning_curves(read_table(history), model), out / "curves.png")
-        low, high = result.metrics["accuracy_low"], result.metrics["accuracy_high"]
-        facts += [f"test accuracy {result.metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"]
+        if result.seeds is not None:
+            write_table(out / "seeds.csv", result.seeds)
+            save(learning_curves(read_table(trained / "history.csv"), result.seeds, model), out / "curves.png")
+        facts.extend(_accuracy_in_words(result.metrics))
     sync_or_warn(config, model, out.parent.parent)
+
+
+def _accuracy_in_words(metrics: dict[str, Any]) -> list[str]:
+    """Each interval with what it is over: other test images, or other trainings."""
+    low, high, seeds = metrics["accuracy_low"], metrics["accuracy_high"], metrics["seeds"]
+    words = [f"test accuracy {metrics['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
+    if seeds["n"] > 1:
+        mean, low, high = (seeds[f"test_accuracy_{what}"] for what in ("mean", "low", "high"))
+        words += [f"mean of {seeds['n']} seeds {mean:.4f} (95 % interval over seeds {low:.4f} to {high:.4f})"]
+    return words
 
 
 def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,18 @@ DEFAULT_ARTIFACTS = Path("artifacts")
 
 
 @contextmanager
-def summary(stage: str) -> Iterator[list[str]]:
+def summary(stage: str, visible: bool = True) -> Iterator[list[str]]:
     """Prints one line at the end: the stage, what the block put into the list, and the time that it took."""
     start = time.perf_counter()
     facts: list[str] = []
     yield facts
-    print(f"{stage}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
+    if visible:
+        print(f"{stage}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
+
+
+def write_metrics(out: Path, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
+    """metrics.json, and beside it the trained checkpoint that they come from."""
+    from pipeline.artifacts import LINEAGE, sha256, write_json
+
+    write_json(out / "metrics.json", metrics)
+    write_json(out / LINEAGE, {"checkpoint": sha256(checkpoint), **origin})

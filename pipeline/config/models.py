@@ -92,9 +92,9 @@ class Prune(Section):
     channels: OpenShare = 0.5
     # What is left of a layer is a multiple of this: odd widths are slow.
     round_to: Positive = 8
-    # Fine-tuning after the cut, with the model's own recipe but for these two.
+    # Fine-tuning after the cut, with the model's own recipe but for the epochs, and this many times its learning rate.
     epochs: Positive = 6
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    learning_rate_factor: Rate = 0.5
 
 
 class Model(BaseModel):

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -114,9 +114,13 @@ def _names_exist(path: str, params: Params) -> None:
             raise ValueError(
                 f"{path}: models.{name}.architecture is 'ensemble', which is not trained: move the entry to `ensembles`"
             )
-        trainable = [choice for choice in files_of("architectures") if choice != "ensemble"]
-        _known(f"{path}: models.{name}.architecture", model.architecture, trainable)
+        _known(f"{path}: models.{name}.architecture", model.architecture, architectures())
     _known(f"{path}: ingest.source", params.ingest.source, sorted(sources()))
+
+
+def architectures() -> list[str]:
+    """What an entry of `models` may be made of: an ensemble is not trained."""
+    return [name for name in files_of("architectures") if name != "ensemble"]
 
 
 def files_of(package: str) -> list[str]:
@@ -134,9 +138,9 @@ def _sentence(error: ValidationError, root: type[BaseModel], prefix: str = "") -
     """The first of pydantic's findings, as a sentence."""
     first = error.errors()[0]
     if first["type"] == "value_error":
-        where = ".".join(map(str, first["loc"]))
+        where = _place(first["loc"])
         return f"{prefix}{where}{': ' if where else ''}{first['ctx']['error']}"
-    where = prefix + ".".join(map(str, first["loc"]))
+    where = prefix + _place(first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys(_section_at(root, first["loc"][:-1]))
         key = str(first["loc"][-1])
@@ -146,12 +150,18 @@ def _sentence(error: ValidationError, root: type[BaseModel], prefix: str = "") -
     return f"{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+def _place(location: tuple[int | str, ...]) -> str:
+    """As people write it: convolutions[2].filters."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+
+
+def _section_at(kind: Any, location: tuple[int | str, ...]) -> type[BaseModel]:
     for part in location:
-        inner = next(f.annotation for n, f in model.model_fields.items() if (f.alias or n) == part)
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
-        model = inner
-    return model
+        inside = get_args(kind)  # of a list or a dict: its elements' type comes last
+        fields = {} if inside else {f.alias or name: f.annotation for name, f in kind.model_fields.items()}
+        kind = inside[-1] if inside else fields[part]
+    assert isinstance(kind, type) and issubclass(kind, BaseModel)
+    return kind
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

@@ -22,15 +22,52 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def learning_curves(history: pd.DataFrame, title: str) -> Figure:
-    """Loss and accuracy by epoch, training beside validation."""
-    figure = _figure(9, 3.4)
-    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, colour in (("train", PALETTE[0]), ("val", PALETTE[1])):
-            axes.plot(history["epoch"], history[f"{part}_{measure}"], color=colour, marker=".", label=part)
-        axes.set(xlabel="epoch", ylabel=measure, title=f"{title}: {measure}")
+def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
+    """Loss and accuracy by epoch, training beside validation; below them the learning rate and the gradient's norm.
+
+    `history` and `seeds` are the training's tables: the shipped seed is drawn boldly, with its best epoch; the others
+    are pale.
+    """
+    figure = _figure(9, 5.4)
+    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2, sharex=True, height_ratios=[2, 1])
+    shipped = seeds[seeds["shipped"]].iloc[0]
+    others = [rows for seed, rows in history.groupby("seed") if seed != shipped["seed"]]
+    bold = history[history["seed"] == shipped["seed"]]
+    for axes, measure, corner in ((top_left, "loss", "upper right"), (top_right, "accuracy", "lower right")):
+        for part, colour, name in (("train", PALETTE[0], "training, as augmented"), ("val", PALETTE[1], "validation")):
+            for rows in others:
+                axes.plot(rows["epoch"], rows[f"{part}_{measure}"], color=colour, linewidth=0.8, alpha=0.35)
+            axes.plot(bold["epoch"], bold[f"{part}_{measure}"], color=colour, marker=".", label=name)
+        axes.set(title=measure)
+        axes.legend(fontsize=8, loc=corner)
+    low_left.plot(bold["epoch"], bold["learning_rate"], color=PALETTE[5], marker=".")
+    low_left.set(title="learning rate at the epoch's start", xlabel="epoch", ylim=(0, None))
+    low_right.fill_between(
+        bold["epoch"], bold["gradient_norm"], bold["gradient_norm_max"], color=PALETTE[2], alpha=0.2, linewidth=0
+    )
+    low_right.plot(bold["epoch"], bold["gradient_norm"], color=PALETTE[2], marker=".")
+    low_right.set(title="gradient's norm before clipping: mean, largest", xlabel="epoch", ylim=(0, None))
+    for axes in (top_left, top_right, low_left, low_right):
+        axes.axvline(shipped["best_epoch"], color="#999999", linewidth=1, linestyle=":")
         axes.grid(alpha=0.3)
-        axes.legend()
+    low_left.xaxis.get_major_locator().set_params(integer=True)
+    pale = f"; pale: {len(others)} other seeds" if len(others) > 1 else "; pale: the other seed" if others else ""
+    figure.suptitle(f"{title}: seed {shipped['seed']}, best epoch {shipped['best_epoch']} (dotted){pale}")
+    return figure
+
+
+def learning_rates(found: pd.DataFrame, steepest: float, peak: float, title: str) -> Figure:
+    """The range test: loss over learning rate, with the two suggestions."""
+    figure = _figure(6.4, 4)
+    axes = figure.subplots()
+    axes.plot(found["learning_rate"], found["loss"], color=PALETTE[0], alpha=0.25, label="loss of a batch")
+    axes.plot(found["learning_rate"], found["smooth"], color=PALETTE[0], label="smoothed")
+    for value, colour, name in ((steepest, PALETTE[2], "falls fastest"), (peak, PALETTE[1], "suggested")):
+        axes.axvline(value, color=colour, linestyle="--", label=f"{name}: {value:.2g}")
+    top = 1.5 * float(found["smooth"].iloc[: max(1, len(found) // 2)].max())
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title, ylim=(0, top))
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

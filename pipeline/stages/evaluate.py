@@ -1,4 +1,4 @@
-"""`evaluate@MODEL`: the test split, once: the trained network and each of its exported variants."""
+"""`evaluate@MODEL`: the test split, once: the trained network, its other seeds and each exported variant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import nn
 from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Evaluate
 from pipeline.evaluation import metrics, plots
+from pipeline.evaluation.statistics import mean_interval
 from pipeline.inference.predictor import Predictor
+from pipeline.training import checkpoint
 from pipeline.training.deployable import probabilities
 from pipeline.training.device import choose_device
 
@@ -22,18 +24,31 @@ from pipeline.training.device import choose_device
 @dataclass(frozen=True)
 class Evaluation:
     """`metrics` is metrics.json. `predictions`: a row per test image: path, label, the class that the trained network
-    (`predicted`) and each variant named, and the network's probability of each class."""
+    (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row per training:
+    seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
     per_class: pd.DataFrame
+    seeds: pd.DataFrame | None
     pictures: dict[str, Figure]
 
 
 def evaluate(
-    name: str, network: nn.Module, card: ModelCard, variants: dict[str, Path], dataset: Dataset, config: Evaluate
+    name: str,
+    network: nn.Module,
+    card: ModelCard,
+    trainings: pd.DataFrame | None,
+    others: dict[int, Path],
+    variants: dict[str, Path],
+    dataset: Dataset,
+    config: Evaluate,
 ) -> Evaluation:
-    """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network."""
+    """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network.
+
+    `trainings` is seeds.csv, a row per seed; `network` is the shipped one's, `others` are the checkpoints of the rest.
+    None: an ensemble's network, which no training of its own made.
+    """
     images, labels = dataset.of("test")
     scores = probabilities(network, card, images, choose_device("auto"))
     names = np.array(card.class_names)
@@ -51,6 +66,7 @@ def evaluate(
         }
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
     numbers = metrics.summary(scores, labels, config.calibration_bins)
+    seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
         "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
@@ -58,8 +74,38 @@ def evaluate(
         "mistakes": _mistakes(name, images, labels, scores, card.class_names, config.mistakes),
     }
     return Evaluation(
-        {**numbers, "variants": compared}, table, metrics.per_class(scores, labels, card.class_names), pictures
+        {**numbers, "variants": compared, "seeds": {"n": 1} if seeds is None else over_seeds(seeds)},
+        table,
+        metrics.per_class(scores, labels, card.class_names),
+        seeds,
+        pictures,
     )
+
+
+def _of_seeds(
+    trainings: pd.DataFrame, shipped: float, others: dict[int, Path], images_NHWC: Images, labels: np.ndarray
+) -> pd.DataFrame:
+    """The trainings with their test accuracies; that of the shipped one is known."""
+    accuracies = []
+    for seed, is_shipped in zip(trainings["seed"], trainings["shipped"], strict=True):
+        if is_shipped:
+            accuracies.append(shipped)
+        else:
+            scores = probabilities(*checkpoint.load(others[seed]), images_NHWC, choose_device("auto"))
+            accuracies.append(metrics.accuracy(scores, labels))
+    return trainings[["seed", "best_epoch", "val_accuracy", "shipped"]].assign(test_accuracy=accuracies)
+
+
+def over_seeds(seeds: pd.DataFrame) -> dict[str, float]:
+    """Means over the trainings, and their 95 % intervals where there are two or more: what a new training changes."""
+    numbers: dict[str, float] = {"n": len(seeds)}
+    for measure in ("test_accuracy", "val_accuracy"):
+        values = seeds[measure].tolist()
+        numbers[f"{measure}_mean"] = float(np.mean(values))
+        if len(values) > 1:
+            low, high = mean_interval(values)  # of few values it is wide, and may leave what an accuracy can be
+            numbers |= {f"{measure}_low": max(0.0, low), f"{measure}_high": min(1.0, high)}
+    return numbers
 
 
 def _mistakes(

@@ -6,12 +6,14 @@ DepGraph: Towards Any Structural Pruning, CVPR 2023 (https://arxiv.org/abs/2301.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch_pruning
 from torch import nn
+from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
@@ -20,8 +22,18 @@ from pipeline.training.balance import Balance
 from pipeline.training.closed_form import as_it_is
 from pipeline.training.deployable import last_dense
 from pipeline.training.device import choose_device
-from pipeline.training.loop import Epoch, Fitted, fit
+from pipeline.training.loop import Fitted, fit
 from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch
+from pipeline.training.resume import NOWHERE, Vault
+
+# In these channels are split into heads or shuffled, which torch-pruning cannot follow: it fails, or takes all memory
+UNCUTTABLE = (
+    nn.MultiheadAttention,
+    maxvit.RelativePositionalMultiHeadAttention,
+    shufflenetv2.InvertedResidual,
+    swin_transformer.ShiftedWindowAttention,
+)
 
 
 def prune(
@@ -33,17 +45,22 @@ def prune(
     recipe: Train,
     config: Prune,
     on_epoch: Callable[[Epoch], None],
+    vault: Vault = NOWHERE,
 ) -> tuple[Fitted, dict[str, Any]]:
     """The smaller, fine-tuned network and its metrics.json. `network` is changed in place.
 
     A network that is nothing but its last layer comes through whole.
     """
     whole_macs, whole_parameters = _cost(network, card)
-    gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": config.learning_rate})
+    gentle = recipe.model_copy(
+        update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
+    )
     data = training_data(dataset, balance, gentle)
     if has_channels(network):
         remove_channels(network, card, config)
-        fitted = fit(network, card, data, gentle, policy, on_epoch)
+        if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
+            network.frozen = False  # type: ignore[assignment]  # a plain flag
+        fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
     else:
         print(f"nothing to prune: {card.architecture} has no layer but the last one")
         fitted = as_it_is(network, card, data, choose_device(recipe.device))
@@ -63,7 +80,15 @@ def has_channels(network: nn.Module) -> bool:
 
 
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
-    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes."""
+    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes.
+
+    Networks with attention or shuffled channels stay whole, and a warning says so.
+    """
+    stuck = [module for module in network.modules() if isinstance(module, UNCUTTABLE)]
+    if stuck:
+        kind = type(stuck[0]).__name__
+        print(f"warning: nothing is pruned: channels of {kind} cannot be removed; it is fine-tuned", file=sys.stderr)
+        return
     pruner = torch_pruning.pruner.BasePruner(
         network.train(),
         _example(card),

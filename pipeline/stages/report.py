@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table
 from pipeline.config import Params
 from pipeline.evaluation import plots
+from pipeline.evaluation.statistics import holm, mcnemar
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
 PICTURES = ("confusion", "reliability", "mistakes")
 SHOWN_CLASSES, SAMPLES, SUSPECTS = 10, 12, 100
+LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
 
 def render(params: Params, artifacts: Path) -> str:
@@ -26,8 +28,13 @@ def render(params: Params, artifacts: Path) -> str:
     quarantine = read_table(artifacts / "ingest" / "quarantine.csv")
     benchmark = read_json(artifacts / "benchmark" / "benchmark.json")
     models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.everything]
+    best = max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": lambda share: f"{share:.2%}", "thousands": lambda n: f"{n:,}"}
+    environment.filters |= {
+        "percent": lambda share: f"{share:.2%}",
+        "thousands": lambda n: f"{n:,}",
+        "p_value": lambda p: f"= {p:.3f}" if p >= 0.001 else "< 0.001",
+    }
     return environment.from_string(TEMPLATE.read_text()).render(
         params=params,
         counts=_counts(dataset),
@@ -46,7 +53,8 @@ def render(params: Params, artifacts: Path) -> str:
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,
         audited_accuracy=max(model["train"]["best_val_accuracy"] for model in models if model["name"] in params.models),
-        best=max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"],
+        best=best,
+        differences=differences(best, {name: artifacts / "evaluate" / name for name in params.everything}),
         benchmark=benchmark,
         pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
     )
@@ -65,18 +73,41 @@ def _model(params: Params, artifacts: Path, name: str, variants: list[dict[str, 
 
 
 def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
-    """What made a model, and its learning curves; an ensemble has `members` in place of a recipe."""
+    """What made a model, and how its training went; an ensemble has `members` in place of a recipe."""
     made = read_json(artifacts / params.maker(name) / name / "metrics.json")
     if name in params.ensembles:
         return {"members": params.ensembles[name].members, "train": made, "prune": made["prune"]}
+    tested = artifacts / "evaluate" / name
     return {
         "members": [],
         "architecture": params.models[name].architecture,
         "recipe": params.recipe(name),
         "train": made,
         "prune": read_json(artifacts / "prune" / name / "metrics.json"),
-        "curves": _file(artifacts / "evaluate" / name / "curves.png"),
+        "diagnosis": read_json(artifacts / "train" / name / "diagnosis.json"),
+        "seeds": read_table(tested / "seeds.csv").to_dict("records"),
+        "curves": _file(tested / "curves.png"),
     }
+
+
+def differences(reference: str, tested: dict[str, Path]) -> dict[str, tuple[str, float]]:
+    """Of every other model's test accuracy to the `reference`'s: a verdict, and its p-value (exact McNemar test on the
+    same images, Holm's correction for all of them). `tested` are folders of `evaluate` by model.
+
+    The reference is chosen by validation: the best on the test split would be partly the luckiest there.
+    """
+    tables = {name: read_table(folder / "predictions.parquet") for name, folder in tested.items()}
+    right = {name: (table["label"] == table["predicted"]).to_numpy() for name, table in tables.items()}
+    for name, table in tables.items():
+        if not table["path"].equals(tables[reference]["path"]):
+            raise ValueError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
+    others = [name for name in tested if name != reference]
+    tests = [mcnemar(right[name], right[reference]) for name in others]
+    verdicts = {}
+    for name, test, p_value in zip(others, tests, holm([test.p_value for test in tests]), strict=True):
+        direction = "better" if test.only_first > test.only_second else "worse"
+        verdicts[name] = (direction if p_value < LEVEL else "no proven difference", p_value)
+    return verdicts
 
 
 def _counts(dataset: Dataset) -> pd.DataFrame:

@@ -27,7 +27,11 @@ class Augmenter:
         self.policy = policy
         self.draws = Draws(device, seed)
         self.colour = ColourMap(policy, mean, std, device)
-        self.trivial_augment = TrivialAugment(seed + 2)  # two generators of one seed would draw alike
+        self.trivial_augment = TrivialAugment(seed + 1)  # two generators of one seed would draw alike
+
+    def reseed(self, seed: int) -> None:
+        self.draws.generator.manual_seed(seed)
+        self.trivial_augment.generator.manual_seed(seed + 1)  # two generators of one seed would draw alike
 
     def __call__(self, images_NHWC: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] -> augmented and normalized float32 [N, 3, H, W]."""

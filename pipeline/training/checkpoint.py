@@ -5,6 +5,7 @@ One key, because safetensors orders several at random and the same training woul
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -23,6 +24,15 @@ def save(path: Path, network: nn.Module, card: ModelCard) -> None:
     save_file(state, path, metadata={"card": card.to_json()})
 
 
+def weights_hash(network: nn.Module) -> str:
+    """The first 16 digits of the SHA-256 of all weights and buffers: equal for equal weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load(path: Path) -> tuple[nn.Module, ModelCard]:
     """The network, on the CPU and in eval mode, whole or pruned, and its card."""
     with safe_open(path, framework="pt") as file:
@@ -30,7 +40,9 @@ def load(path: Path) -> tuple[nn.Module, ModelCard]:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     network = fresh(card)
     _take_shapes(network, state)
-    network.load_state_dict(state)
+    whole = network.state_dict()  # it holds the layers' versions beside their tensors, which a file cannot
+    whole.update(state)
+    network.load_state_dict(whole)
     return network.eval(), card
 
 
@@ -53,5 +65,7 @@ def _take_shapes(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
         elif isinstance(module, nn.BatchNorm2d):
             module.num_features = module.weight.shape[0]
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape

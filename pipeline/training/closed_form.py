@@ -17,7 +17,8 @@ from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
 from pipeline.training.deployable import features, last_dense, probabilities
 from pipeline.training.device import Placement
-from pipeline.training.loop import Epoch, Fitted, TrainingData
+from pipeline.training.loop import Fitted, TrainingData
+from pipeline.training.progress import Epoch
 
 # See pipeline/architectures/__init__.py
 Solve = Callable[[np.ndarray, np.ndarray, np.ndarray, Any, int], tuple[np.ndarray, np.ndarray]]
@@ -50,7 +51,7 @@ def fit_closed_form(
     seconds = time.perf_counter() - start
     fitted = as_it_is(network, card, data, device)
     row = {str(column): float(value) for column, value in fitted.history.iloc[0].items()}
-    on_epoch(Epoch(row, seconds, len(data.rows) / seconds))
+    on_epoch(Epoch(row, {"epoch_seconds": seconds, "images_per_second": len(data.rows) / seconds}, 0.0))
     return fitted
 
 
@@ -61,6 +62,7 @@ def as_it_is(network: nn.Module, card: ModelCard, data: TrainingData, device: to
         scores = probabilities(network, card, ImageRows(data.images_NHWC, rows), device)
         labels = data.labels[rows]
         row |= {f"{part}_loss": _log_loss(scores, labels), f"{part}_accuracy": accuracy(scores, labels)}
+    row |= {"gradient_norm": 0.0, "gradient_norm_max": 0.0}
     return Fitted(network.cpu().eval(), pd.DataFrame([row]), 1, Placement(device, None, "float32, without gradients"))
 
 

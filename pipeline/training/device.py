@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.artifacts import read_json, write_json
 from pipeline.config import Train
 
 PROBE_STEPS = 4
@@ -35,8 +37,12 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def place(recipe: Train, network: nn.Module, size: int, classes: int) -> Placement:
-    """Choose device and precision for a network; may run a few probing steps on a copy of it."""
+def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
+    """Choose device and precision for a network; may run a few probing steps on a copy of it.
+
+    What a probe found is written to `record` and read from there the next time: measured anew, it might tip over, and
+    the same training would give other weights.
+    """
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -49,11 +55,24 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int) -> Placeme
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
         return Placement(device, None, "float32: this GPU has no bfloat16")
-    seconds = {dtype: _probe(network, size, classes, recipe.batch_size, dtype) for dtype in (None, torch.bfloat16)}
-    ratio = seconds[None] / seconds[torch.bfloat16]
+    batch = min(recipe.batch_size, recipe.micro_batch or recipe.batch_size)
+    circumstances = f"{torch.__version__}, {torch.get_num_threads()} threads, {batch} x {size} pixels, {network}"
+    ratio = _recalled(record, circumstances)
+    if ratio is None:
+        seconds = {dtype: _probe(network, size, classes, batch, dtype) for dtype in (None, torch.bfloat16)}
+        ratio = round(seconds[None] / seconds[torch.bfloat16], 2)
+        if record is not None:
+            write_json(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
     return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
+
+
+def _recalled(record: Path | None, circumstances: str) -> float | None:
+    if record is None or not record.exists():
+        return None
+    content = read_json(record)
+    return float(content["bfloat16_over_float32"]) if content["circumstances"] == circumstances else None
 
 
 def _probe(network: nn.Module, size: int, classes: int, batch: int, dtype: torch.dtype | None) -> float:

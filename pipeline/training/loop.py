@@ -1,31 +1,32 @@
-"""The training loop: resident data, batched augmentation, one-cycle SGD, the best validation epoch kept."""
+"""The training loop: epochs and steps, the best validation epoch kept, checkpoints to go on from."""
 
 from __future__ import annotations
 
 import copy
-import math
 import sys
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
-from pipeline.artifacts import ModelCard, expect_random_access
+from pipeline.artifacts import ModelCard
 from pipeline.config import Train
-from pipeline.training.augmentation import Augmenter
 from pipeline.training.device import Placement, place
-from pipeline.training.mixing import Mixer
-from pipeline.training.objective import Objective
-from pipeline.training.optimizer import one_cycle
+from pipeline.training.engine import NEVER, Engine, Tally
+from pipeline.training.feeding import Feed, feed
+from pipeline.training.interruption import Interrupted, Stop, noticed
 from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch, Progress, device_health
+from pipeline.training.resume import NOWHERE, State, Vault
+from pipeline.training.schedule import share
+from pipeline.training.team import ALONE, Team
+
+ASK = 20  # steps of a team between two questions whether to stop: each costs a wait for all
+LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,6 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of the history (`row`), and its cost, which stays out of DVC's outputs."""
-
-    row: dict[str, float]
-    seconds: float
-    images_per_second: float
-
-
-@dataclass(frozen=True)
 class Fitted:
     """`network` holds the weights of `best_epoch` (1-based); `history` has a row per epoch."""
 
@@ -72,118 +64,204 @@ def fit(
     recipe: Train,
     policy: Policy,
     on_epoch: Callable[[Epoch], None],
+    *,
+    rates: Mapping[str, float] | None = None,
+    vault: Vault = NOWHERE,
+    team: Team = ALONE,
 ) -> Fitted:
-    """Train in place. Raises ValueError when the loss stops being finite. Seeds torch's global generator."""
-    torch.manual_seed(recipe.seed)
-    placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
-    device = placement.device
-    network.to(device).to(memory_format=torch.channels_last)
-    images, labels = _resident(data, device)
-    augment = Augmenter(policy, card.mean, card.std, device, recipe.seed + 1)
-    plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
-    mix = Mixer(policy, device, recipe.seed + 2)
-    steps = math.ceil(len(data.rows) / recipe.batch_size)
-    optimizer, schedule = one_cycle(network, recipe, steps)
-    on_device = partial(torch.tensor, dtype=torch.float32, device=device)
-    objective = Objective(on_device(data.class_weights), on_device(data.logit_offsets), recipe.label_smoothing)
-    order = np.random.default_rng(recipe.seed)
-    history: list[dict[str, float]] = []
-    best, best_state, best_epoch = (-1.0, -math.inf), copy.deepcopy(network.state_dict()), 0
-    for epoch in range(1, recipe.epochs + 1):
-        start = time.perf_counter()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        drawn = torch.from_numpy(_draw(data, order)).to(device)
-        # Batch norm has no variance over a single image
-        batches = [batch for batch in drawn.split(recipe.batch_size) if len(batch) > 1]
-        network.train()
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        bar = tqdm(batches, f"epoch {epoch}/{recipe.epochs}", leave=False, disable=None)
-        for batch in bar:
-            targets = objective.targets(labels.index_select(0, batch))
-            inputs, targets = mix(augment(images.index_select(0, batch)), targets)
-            with placement.autocast():
-                logits = network(inputs).float()
-            loss = objective(logits, targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip_gradient:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
-            optimizer.step()
-            schedule.step()
-            # Sums stay on the device: no step waits for the host
-            loss_sum += loss.detach() * len(batch)
-            # Of a mixed image the larger part counts
-            correct += (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
-        train_loss = float(loss_sum) / len(drawn)
-        if not math.isfinite(train_loss):
-            raise ValueError(
-                f"the loss is {train_loss} in epoch {epoch} at learning rate {learning_rate:g}: "
-                f"lower train.learning_rate, or set train.clip_gradient"
-            )
-        trained_seconds = time.perf_counter() - start
-        val_loss, val_accuracy = _validate(network, placement, plain, images, labels, data.val_rows, recipe.batch_size)
-        history.append({
+    """Train in place, from the vault's state if there is one. `rates`: see optimizer.py. Seeds torch's generator.
+
+    Raises ValueError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
+    then in the vault.
+    """
+    record = vault.folder / "probe.json" if vault.folder else None
+    # One process decides for all
+    placement = team.told(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
+    state = vault.load()
+    weights = (data.class_weights, data.logit_offsets)
+    engine = Engine(network, card, weights, recipe, policy, placement, rates or {}, team)
+    source = feed(
+        data.images_NHWC, data.labels, np.concatenate([data.rows, data.val_rows]), recipe.images, placement.device
+    )
+    training = _Training(engine, data, source, vault, on_epoch)
+    if state:
+        training.load(state)
+    with noticed() as stop:
+        training.run(stop)
+    network.load_state_dict(training.best_state)
+    return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
+
+
+class _Training:
+    """Where a training stands: what a checkpoint holds beside the engine's state."""
+
+    def __init__(
+        self, engine: Engine, data: TrainingData, source: Feed, vault: Vault, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        self.engine, self.recipe, self.team = engine, engine.recipe, engine.team
+        self.data, self.source, self.vault, self.on_epoch = data, source, vault, on_epoch
+        self.history: list[dict[str, float]] = []
+        self.best_state: State = copy.deepcopy(engine.kept.state_dict())
+        self.best_epoch = 0
+        self.step = 0  # of the epoch that is going on
+        self.seconds = 0.0  # of training, before this attempt
+        self.now = 0.0  # seconds of training at the last step
+        self.clock = time.perf_counter()
+        self.steps = len(self._batches(1))
+        self.complaint = ""  # about checkpoints
+
+    def state(self) -> State:
+        return {
+            "engine": self.engine.state(),
+            "history": self.history,
+            "best_state": self.best_state,
+            "best_epoch": self.best_epoch,
+            "step": self.step,
+            "seconds": self._elapsed(),
+        }
+
+    def load(self, state: State) -> None:
+        self.engine.load(state["engine"])
+        self.history, self.best_state = state["history"], state["best_state"]
+        self.best_epoch, self.step = state["best_epoch"], state["step"]
+        self.now = self.seconds = state["seconds"]
+        if self.team.leads:
+            print(f"going on {self._where()}, from the checkpoint in {self.vault.folder}", flush=True)
+
+    def run(self, stop: Stop) -> None:
+        self.clock = time.perf_counter()
+        while len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and not self._out_of_patience():
+            self._epoch(len(self.history) + 1, stop)
+        self._save_if(True)  # the other seeds may still be killed
+
+    def _epoch(self, epoch: int, stop: Stop) -> None:
+        engine, start, waited = self.engine, time.perf_counter(), self.source.waited
+        batches = self._batches(epoch)
+        learning_rate = self._learning_rate(0)
+        images = sum(len(part) for part in batches[self.step :])
+        with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
+            engine.network.train()
+            for inputs, labels in self.source.batches(batches[self.step :]):
+                self._tell_time()
+                number = (epoch - 1) * self.steps + self.step
+                engine.step(inputs, labels, self._learning_rate(self.step), number)
+                self.step += 1
+                if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
+                    bar.show(self._look())
+                self._pause(stop)
+                if self._share_of_time() >= 1:
+                    break
+        tally = self._look(self.team)
+        trained = time.perf_counter() - start
+        val_loss, val_accuracy = self._validate()
+        row = {
             "epoch": epoch,
             "learning_rate": learning_rate,
-            "train_loss": train_loss,
-            "train_accuracy": float(correct) / len(drawn),
+            "train_loss": tally["loss"] / tally["seen"],
+            "train_accuracy": tally["correct"] / tally["seen"],
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-        })  # fmt: skip
-        if (val_accuracy, -val_loss) > best:
-            best, best_state, best_epoch = (val_accuracy, -val_loss), copy.deepcopy(network.state_dict()), epoch
-        on_epoch(Epoch(history[-1], time.perf_counter() - start, len(drawn) / trained_seconds))
-    network.load_state_dict(best_state)
-    return Fitted(network.cpu().eval(), pd.DataFrame(history), best_epoch, placement)
+            "gradient_norm": tally["norm"] / tally["steps"],
+            "gradient_norm_max": tally["norm_max"],
+        }
+        if self.best_epoch == 0 or (val_accuracy, -val_loss) > self._best():
+            self.best_state, self.best_epoch = copy.deepcopy(engine.kept.state_dict()), epoch
+        self.history.append(row)
+        self.step, engine.tally = 0, Tally.empty(engine.placement.device)
+        cost = {
+            "epoch_seconds": time.perf_counter() - start,
+            "images_per_second": images / trained,
+            "data_wait_share": (self.source.waited - waited) / trained,
+            **device_health(engine.placement.device),
+        }
+        self._save_if(self.vault.due())
+        if self.team.leads:
+            left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]
+            self.on_epoch(Epoch(row, cost, left))
 
+    def _learning_rate(self, step: int) -> float:
+        """By the steps or by the time, whichever is further."""
+        done = (len(self.history) + step / self.steps) / self.recipe.epochs
+        val_losses = [row["val_loss"] for row in self.history]
+        return self.recipe.learning_rate * share(self.recipe, min(1.0, max(done, self._share_of_time())), val_losses)
 
-def say(epoch: Epoch) -> None:
-    """A plain line per epoch, for people and logs."""
-    row = epoch.row
-    print(
-        f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-        f"{epoch.images_per_second:,.0f} images/s",
-        file=sys.stdout,
-        flush=True,
-    )
+    def _tell_time(self) -> None:
+        """A team goes by one clock, or its learning rates would drift apart."""
+        if self.recipe.time_limit:
+            self.now = self.team.told(self._elapsed())
 
+    def _share_of_time(self) -> float:
+        return self.now / (60 * self.recipe.time_limit) if self.recipe.time_limit else 0.0
 
-def _resident(data: TrainingData, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """On the CPU the mapped file itself, so that it may exceed memory; on a GPU the whole array moves over."""
-    if device.type == "cpu":
-        expect_random_access(data.images_NHWC)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
-        images = torch.from_numpy(data.images_NHWC)
-    return images.to(device), torch.from_numpy(data.labels).to(device)
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.patience
+        return bool(patience) and len(self.history) - self.best_epoch >= patience
 
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.clock
 
-def _draw(data: TrainingData, order: np.random.Generator) -> np.ndarray:
-    """The rows of one epoch: a permutation, or draws with replacement where rare classes come more often."""
-    if data.draw_weights is None:
-        return order.permutation(data.rows)
-    chances = data.draw_weights / data.draw_weights.sum()
-    return order.choice(data.rows, len(data.rows), p=chances)
+    def _best(self) -> tuple[float, float]:
+        row = self.history[self.best_epoch - 1]
+        return row["val_accuracy"], -row["val_loss"]
 
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch, of them this process's share: a permutation, or draws with replacement
+        where rare classes come more often; a function of the seed and the epoch alone."""
+        data, order = self.data, np.random.default_rng([self.recipe.seed, epoch])
+        if data.draw_weights is None:
+            drawn = order.permutation(data.rows)
+        else:
+            drawn = order.choice(data.rows, len(data.rows), p=data.draw_weights / data.draw_weights.sum())
+        size, team = self.recipe.batch_size, self.team
+        parts = [drawn[i : i + size] for i in range(0, len(drawn), size)]
+        # Batch norm has no variance over a single image
+        return [part[team.rank :: team.size] for part in parts if len(part) >= 2 * team.size]
 
-@torch.inference_mode()
-def _validate(
-    network: nn.Module,
-    placement: Placement,
-    plain: Augmenter,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    rows: np.ndarray,
-    batch_size: int,
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on the validation rows, unaugmented."""
-    network.eval()
-    loss, correct = 0.0, 0
-    for batch in torch.from_numpy(rows).to(placement.device).split(batch_size):
-        target = labels.index_select(0, batch)
-        with placement.autocast():
-            logits = network(plain(images.index_select(0, batch))).float()
-        loss += float(cross_entropy(logits, target, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == target).sum())
-    return loss / len(rows), correct / len(rows)
+    def _validate(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy on the validation rows."""
+        team, rows = self.team, self.data.val_rows
+        team.same_buffers(self.engine.kept)
+        mine = rows[team.rank :: team.size]
+        size = self.recipe.batch_size
+        sums = torch.zeros(3, device=self.engine.placement.device)
+        for images, labels in self.source.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
+            sums += self.engine.score(images, labels)
+        loss, correct, count = team.total(sums).tolist()
+        assert count == len(rows)
+        return loss / count, correct / count
+
+    def _look(self, team: Team = ALONE) -> dict[str, float]:
+        """The sums so far. Raises ValueError when a loss was not finite."""
+        tally = self.engine.tally.read(team)
+        if tally["bad_step"] < NEVER:
+            at = int(tally["bad_step"])
+            progress = at / self.steps / self.recipe.epochs
+            rate = self.recipe.learning_rate * share(self.recipe, progress, [row["val_loss"] for row in self.history])
+            clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
+            raise ValueError(
+                f"the loss is not finite in epoch {at // self.steps + 1}, step {at % self.steps + 1} of {self.steps}, "
+                f"at learning rate {rate:.3g}: lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` "
+                f"looks for a good one"
+            )
+        return tally
+
+    def _pause(self, stop: Stop) -> None:
+        """Between two steps: a checkpoint if it is time for one, an end if a signal asked for it."""
+        asked = bool(stop.signal_number)
+        if self.team.size > 1:
+            asked = self.step % ASK == 0 and self.team.any(asked, self.engine.placement.device)
+        self._save_if(asked or self.vault.due())
+        if asked:
+            raise Interrupted(stop.signal_number, self._where())
+
+    def _save_if(self, wanted: bool) -> None:
+        """Never a state whose loss was not finite."""
+        if wanted and self.team.leads:
+            self._look()
+            complaint = self.vault.save(self.state())
+            if complaint != self.complaint:
+                self.complaint = complaint
+                print(f"warning: {complaint or 'checkpoints are written again'}", file=sys.stderr, flush=True)
+
+    def _where(self) -> str:
+        return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.step} of {self.steps}"

@@ -22,6 +22,10 @@ class Mixer:
         self.draws = Draws(device, seed)
         self.betas = np.random.default_rng(seed)
 
+    def reseed(self, seed: int) -> None:
+        self.draws.generator.manual_seed(seed)
+        self.betas = np.random.default_rng(seed)
+
     def __call__(self, images_NCHW: torch.Tensor, targets_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both mixed; a target is a distribution over the classes, and stays one. Neither argument is changed."""
         if not (self.policy.mixup or self.policy.cutmix):

@@ -22,9 +22,15 @@ class Objective:
 
     def __call__(self, logits_NK: torch.Tensor, targets_NK: torch.Tensor) -> torch.Tensor:
         """The weighted mean over the batch; for unmixed targets it is what torch computes from labels."""
-        total = cross_entropy(
+        # torch's own mean over distributions leaves the weights out of what it divides by
+        return self.total(logits_NK, targets_NK) / self.weight(targets_NK)
+
+    def total(self, logits_NK: torch.Tensor, targets_NK: torch.Tensor) -> torch.Tensor:
+        """Summed over a part of a batch, to be divided by the weight of all of it."""
+        return cross_entropy(
             logits_NK + self.logit_offsets, targets_NK, self.class_weights,
             reduction="sum", label_smoothing=self.label_smoothing,
         )  # fmt: skip
-        # torch's own mean over distributions leaves the weights out of what it divides by
-        return total / (targets_NK @ self.class_weights).sum()
+
+    def weight(self, targets_NK: torch.Tensor) -> torch.Tensor:
+        return (targets_NK @ self.class_weights).sum()

@@ -1,6 +1,9 @@
-"""The optimizer and its schedule: SGD with Nesterov momentum under one cycle."""
+"""The optimizer: which parameters learn how fast, and which decay."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,23 +11,40 @@ from torch import nn
 from pipeline.config import Train
 
 
-def one_cycle(
-    network: nn.Module, recipe: Train, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with Nesterov momentum under a one-cycle schedule (Smith 2018, arXiv:1803.09820)."""
-    # Weight decay only on matrices and filters: on norms and biases it hurts (He et al. 2018, arXiv:1812.01187)
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    rest = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    total = max(2, steps * recipe.epochs)
-    # OneCycleLR divides by (warm-up steps - 1)
-    warmup = recipe.warmup if abs(recipe.warmup * total - 1) > 1e-6 else recipe.warmup * 1.01
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=total,
-        pct_start=warmup,
-        cycle_momentum=False,
-    )
-    return optimizer, schedule
+def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """`rates`: factors on the learning rate by parameter name, where it is not 1; 0 freezes the parameter.
+
+    The learning rates are set for each step by `set_learning_rate`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        rate = rates.get(name, 1.0)
+        parameter.requires_grad_(rate > 0 and parameter.requires_grad)
+        if not parameter.requires_grad:
+            continue
+        # Weight decay only on matrices and filters: on norms and biases it hurts (He et al. 2018, arXiv:1812.01187)
+        decays = recipe.decay_all or parameter.ndim > 1
+        groups.setdefault((rate, recipe.weight_decay if decays else 0.0), []).append(parameter)
+    if not groups:
+        raise ValueError(
+            "every parameter is frozen, so there is nothing to train: unfreeze some in the model's options"
+        )
+    options = [
+        {"params": parameters, "weight_decay": decay, "rate": rate} for (rate, decay), parameters in groups.items()
+    ]
+    return _kind(options, recipe)
+
+
+def _kind(groups: list[dict[str, Any]], recipe: Train) -> torch.optim.Optimizer:
+    """Fused: one pass over the parameters instead of one an operation."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+        )
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate"]

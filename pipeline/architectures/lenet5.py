@@ -1,0 +1,25 @@
+"""`lenet5`: the network that read cheques (LeCun et al. 1998, Gradient-based learning applied to document recognition,
+https://doi.org/10.1109/5.726791, section II.B).
+
+conv5x5 6, tanh, average pooling 2, conv5x5 16, tanh, average pooling 2, linear 120, tanh, linear 84, tanh, linear.
+Followed: the layers' sizes, tanh, average pooling, and the field of 32 x 32 pixels in the middle of which smaller
+images are set, as his digits of 28 x 28 were; larger ones make the first dense layer larger. Not followed, as in every
+implementation of today: pooling has no weights of its own, the second convolution sees all 6 channels where his table
+left some out, tanh is not scaled, and a linear layer stands for the radial basis functions at the end.
+"""
+
+from torch import nn
+
+FIELD = 32
+
+
+def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
+    missing = max(0, FIELD - size)
+    near, far = missing // 2, missing - missing // 2
+    side = ((size + missing - 4) // 2 - 4) // 2
+    layers: list[nn.Module] = [nn.ZeroPad2d((near, far, near, far))] if missing else []
+    for filters in (6, 16):
+        layers += [nn.Conv2d(channels, filters, 5), nn.Tanh(), nn.AvgPool2d(2)]
+        channels = filters
+    dense = [nn.Linear(channels * side * side, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Flatten(), *dense, nn.Linear(84, classes))

@@ -1,0 +1,187 @@
+"""A network and all that one training step needs. Nothing in a step waits for the device.
+
+What a step draws (augmentation, mixtures, dropout) depends on the seed, the step's number and the process alone: a
+training that goes on from a checkpoint, or does a step again, draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.artifacts import ModelCard
+from pipeline.config import Train
+from pipeline.training.augmentation import Augmenter
+from pipeline.training.averaging import Average
+from pipeline.training.device import Placement
+from pipeline.training.mixing import Mixer
+from pipeline.training.objective import Objective
+from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.policy import Policy
+from pipeline.training.resume import State
+from pipeline.training.team import ALONE, Team
+
+NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
+FIELDS = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
+
+
+@dataclass
+class Tally:
+    """Sums over the steps of an epoch, on the device; `norm`: of the gradients before clipping."""
+
+    values: torch.Tensor
+
+    @staticmethod
+    def empty(device: torch.device) -> Tally:
+        return Tally(torch.tensor([0.0] * (len(FIELDS) - 1) + [NEVER], device=device))
+
+    def read(self, team: Team = ALONE) -> dict[str, float]:
+        """Waits for the device. Of the whole team: sums, and the first of the bad steps."""
+        sums = team.total(self.values[:3].clone())
+        return dict(zip(FIELDS, [*sums.tolist(), *self.values[3:].tolist()], strict=True))
+
+
+class Engine:
+    def __init__(
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        weights: tuple[np.ndarray, np.ndarray],
+        recipe: Train,
+        policy: Policy,
+        placement: Placement,
+        rates: Mapping[str, float],
+        team: Team = ALONE,
+    ) -> None:
+        """`weights`: of the classes, and offsets of their logits, in the training loss (see balance.py). `rates`: see
+        `make_optimizer`."""
+        device = placement.device
+        self.recipe, self.placement, self.team = recipe, placement, team
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(network, recipe, rates)
+        self.average = Average(network, recipe.ema) if recipe.ema else None
+        wrapped = team.wrap(network, device)
+        self.wrapped = wrapped
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(wrapped) if recipe.compile else wrapped
+        self.augment = Augmenter(policy, card.mean, card.std, device, recipe.seed)
+        self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
+        self.mix = Mixer(policy, device, recipe.seed)
+        on_device = partial(torch.tensor, dtype=torch.float32, device=device)
+        self.objective = Objective(on_device(weights[0]), on_device(weights[1]), recipe.label_smoothing)
+        self.learners = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.micro_batch = recipe.micro_batch or recipe.batch_size
+        self.tally = Tally.empty(device)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network whose weights are validated and kept."""
+        return self.average.network if self.average else self.network
+
+    def step(self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int) -> None:
+        """One update from this process's share of a batch; `number` counts from 0 over all of the training."""
+        set_learning_rate(self.optimizer, learning_rate)
+        while True:
+            try:
+                loss, correct = self._backward(images_NHWC, labels, number)
+                break
+            except torch.OutOfMemoryError as error:
+                self._take_less(len(images_NHWC), error)
+        clip = self.recipe.clip_gradient
+        gradients = [p.grad for p in self.learners if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(self.learners, clip) if clip else nn.utils.get_total_norm(gradients)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.follow(self.network)
+        with torch.no_grad():
+            tally = self.tally.values
+            tally[:3] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels))])
+            tally[3] += norm
+            tally[4] = torch.maximum(tally[4], norm)
+            tally[5] += 1
+            tally[6] = torch.where(torch.isfinite(loss), tally[6], tally[6].clamp(max=number))
+
+    def _backward(
+        self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of the mean loss over the whole batch, in parts of at most `micro_batch` images."""
+        self._seed(number)
+        targets = self.objective.targets(labels)
+        inputs, targets = self.mix(self.augment(images_NHWC), targets)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        # DistributedDataParallel takes the mean over the processes, whose shares of a batch may weigh differently
+        weight = self.team.total(self.objective.weight(targets)) / self.team.size
+        parts = math.ceil(len(labels) / self.micro_batch)
+        loss, correct = torch.zeros((), device=labels.device), torch.zeros((), device=labels.device)
+        for i, (part, wanted) in enumerate(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)):
+            with self.team.together(self.wrapped, last=i == parts - 1):
+                with self.placement.autocast():
+                    logits = self.forward(part).float()
+                part_loss = self.objective.total(logits, wanted) / weight
+                part_loss.backward()
+            loss += part_loss.detach()
+            # Of a mixed image the larger part counts
+            correct += (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
+        return loss, correct
+
+    def _seed(self, number: int) -> None:
+        seeds = np.random.SeedSequence([self.recipe.seed, number, self.team.rank]).generate_state(3)
+        self.augment.reseed(int(seeds[0]))
+        self.mix.reseed(int(seeds[1]))
+        torch.manual_seed(int(seeds[2]))  # dropout
+
+    def _take_less(self, images: int, error: Exception) -> None:
+        """Half as many images at once; the batch stays what it is. Raises ValueError when nothing is left to halve."""
+        taken = min(self.micro_batch, images)
+        if taken <= 2:
+            raise ValueError(
+                f"the GPU has not enough memory for {taken} images at once ({str(error).split('.')[0]}): lower "
+                f"ingest.image_size, choose a smaller network, or set train.device to cpu"
+            ) from None
+        self.micro_batch = math.ceil(taken / 2)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(
+            f"out of GPU memory with {taken} images at once: going on with {self.micro_batch} (train.micro_batch), "
+            f"the batch stays {self.recipe.batch_size}; batch norm sees fewer images at once",
+            flush=True,
+        )
+
+    @torch.no_grad()
+    def score(self, images_NHWC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Of the kept network, unaugmented: sum of the cross-entropy, number right, number of images."""
+        network = self.kept.eval()
+        sums = torch.zeros(3, device=labels.device)
+        for part, wanted in zip(images_NHWC.split(self.micro_batch), labels.split(self.micro_batch), strict=True):
+            with self.placement.autocast():
+                logits = network(self.plain(part)).float()
+            loss = cross_entropy(logits, wanted, reduction="sum")
+            sums += torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))])
+        return sums
+
+    def state(self) -> State:
+        """All that the next steps depend on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average and {"network": self.average.network.state_dict(), "updates": self.average.updates},
+            "tally": self.tally.values,
+            "micro_batch": self.micro_batch,
+        }
+
+    def load(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.network.load_state_dict(state["average"]["network"])
+            self.average.updates = state["average"]["updates"]
+        self.tally.values.copy_(state["tally"])
+        self.micro_batch = state["micro_batch"]

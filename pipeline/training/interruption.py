@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C, taken note of while a training runs, so that it ends between two steps."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A training was stopped by a signal, and can go on later. No `Exception`: nobody should take it for a failure."""
+
+    def __init__(self, signal_number: int, where: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} {where}")
+        self.exit_code = 128 + signal_number
+
+
+class Stop:
+    """`signal_number` is 0 until a signal has come."""
+
+    signal_number = 0
+
+
+@contextmanager
+def noticed() -> Iterator[Stop]:
+    """The first signal is noted; a second one does what it always does, so that nobody has to wait."""
+    stop = Stop()
+
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        stop.signal_number = signal_number
+        signal.signal(signal_number, before[signal.Signals(signal_number)])
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals do not arrive
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""The learning rate range test (Smith 2015, arXiv:1506.01186): one short training whose learning rate grows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from pipeline.training.engine import Engine, Tally
+from pipeline.training.feeding import Feed
+
+LOWEST, HIGHEST = 1e-6, 10.0
+MEMORY = 0.9  # of the moving average of the loss
+DIVERGED = 3.0  # times the lowest loss so far
+SAFE = 0.3  # share of the learning rate at which the loss is lowest, where a schedule may have its peak
+
+
+def find_learning_rate(engine: Engine, source: Feed, rows: np.ndarray, steps: int) -> pd.DataFrame:
+    """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up. The engine's network is spoiled."""
+    batch = engine.recipe.batch_size
+    epochs = math.ceil(steps * batch / len(rows))
+    drawn = np.concatenate([np.random.default_rng([engine.recipe.seed, i]).permutation(rows) for i in range(epochs)])
+    parts = [drawn[i * batch : (i + 1) * batch] for i in range(steps)]
+    found: list[dict[str, float]] = []
+    average, lowest = 0.0, math.inf
+    engine.network.train()
+    for i, (images, labels) in enumerate(source.batches(parts)):
+        learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
+        engine.tally = Tally.empty(engine.placement.device)
+        engine.step(images, labels, learning_rate, i)
+        tally = engine.tally.read()
+        loss = tally["loss"] / tally["seen"]
+        if not math.isfinite(loss):
+            break
+        average = MEMORY * average + (1 - MEMORY) * loss
+        smooth = average / (1 - MEMORY ** (i + 1))
+        found.append({"learning_rate": learning_rate, "loss": loss, "smooth": smooth})
+        lowest = min(lowest, smooth)
+        if i > steps // 10 and smooth > DIVERGED * lowest:
+            break
+    return pd.DataFrame(found)
+
+
+def suggested(found: pd.DataFrame) -> tuple[float, float]:
+    """Where the loss falls fastest, and what to set: a share of where it is lowest.
+
+    Raises ValueError when the loss never fell.
+    """
+    smooth = found["smooth"].to_numpy()
+    lowest = int(smooth.argmin())
+    if lowest < 3:
+        raise ValueError("the loss did not fall at any learning rate: look at the data and at the augmentation first")
+    slope = np.gradient(smooth[: lowest + 1], np.log(found["learning_rate"].to_numpy()[: lowest + 1]))
+    steepest = float(found["learning_rate"].iloc[int(slope.argmin())])
+    return steepest, SAFE * float(found["learning_rate"].iloc[lowest])

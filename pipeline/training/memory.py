@@ -1,0 +1,39 @@
+"""How much memory there is, a container's limit included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a training may still use on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(int(psutil.virtual_memory().available), *_left_in_cgroups())
+
+
+def _left_in_cgroups() -> list[int]:
+    """Of each control group that this process is in and that has a limit (version 2 and 1); one huge number else."""
+    left = [1 << 62]
+    membership = Path("/proc/self/cgroup")
+    if not membership.exists():  # not Linux
+        return left
+    for line in membership.read_text().splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        files = (
+            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        # In a container the group's own name may not be visible: then the root is the container's
+        for folder in (CGROUPS / controllers / name.lstrip("/"), CGROUPS / controllers):
+            limit, used = (folder / f"memory.{file}" for file in files)
+            if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+                left.append(int(limit.read_text()) - int(used.read_text()))
+                break
+    return left

@@ -1,0 +1,134 @@
+"""The proof that the test split is read by `evaluate` alone, by the commands of dvc.yaml on real images.
+
+A copy of a project gets noise for the pixels of its test images, and their labels change places. Whatever the stages
+from `augment` to `quantize` write, and what `benchmark` says of the validation, must not change by a byte; what
+`evaluate` writes must. Three readers of the test split are left out on purpose: `ingest`, `validate` and `split`, which
+come before there is one; `audit`, which looks for wrong labels in all splits and feeds nothing but the report; and
+`promote`, which is no stage and judges a challenger against the champion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.__main__ import app
+from pipeline.artifacts import Dataset, read_json, read_table, write_json, write_table
+from pipeline.config import Ingest
+from pipeline.stages.ingest import preprocessing_of
+from tests.conftest import PROJECT
+
+BLIND = ("augment", "train", "prune", "export", "quantize")
+MODEL = "simple_cnn"
+STAGES = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
+
+
+def run(stage: str) -> None:
+    """The stage as dvc.yaml calls it, in the present folder and in this process."""
+    command = STAGES[stage].get("do", STAGES[stage])["cmd"].replace("${key}", MODEL)
+    python, module, name, *arguments = command.split()
+    assert (python, module, name) == ("python", "-m", "pipeline")
+    app(arguments, standalone_mode=False)
+
+
+def prepare(root: Path, dataset: Dataset, images_NHWC: np.ndarray, splits: pd.DataFrame) -> None:
+    """What the stages before `augment` leave, and parameters for a short training of two seeds."""
+    params = YAML(typ="safe", pure=True).load(PROJECT / "params.yaml")
+    params["models"] = {MODEL: {"architecture": MODEL}}
+    params["train"] |= {"epochs": 8, "batch_size": 16, "learning_rate": 0.05, "seeds": 2}
+    params["train"] |= {"device": "cpu", "threads": 1, "precision": "float32"}
+    params["prune"]["epochs"] = 1
+    params["benchmark"]["rounds"] = 1
+    root.mkdir()
+    YAML().dump(params, root / "params.yaml")
+    ingested = root / "artifacts" / "ingest"
+    record = preprocessing_of(Ingest(source="digits", root=".", image_size=dataset.images_NHWC.shape[1])).record()
+    write_json(ingested / "preprocessing.json", record)
+    np.save(ingested / "images.npy", images_NHWC)
+    write_table(ingested / "manifest.parquet", dataset.splits)
+    write_table(root / "artifacts" / "split" / "splits.parquet", splits)
+
+
+def hashes(root: Path, stages: tuple[str, ...]) -> dict[str, str]:
+    """Of every file that the stages wrote. A lineage holds the hash of the table of splits, by its nature."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in stages
+        for path in sorted((root / "artifacts" / stage).rglob("*"))
+        if path.is_file() and not (stage == "train" and path.name == "lineage.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Iterator[Path]:
+    """A folder, and an MLflow store of its own that the commands write to."""
+    folder = tmp_path_factory.mktemp("honesty")
+    shutil.copy(fresh_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def twins(dataset: Dataset, tracked: Path) -> tuple[Path, Path]:
+    """Two projects, run to their end, that differ in nothing but the test split."""
+    test = dataset.rows("test")
+    draw = np.random.default_rng(0)
+    noisy = np.array(dataset.images_NHWC)
+    noisy[test] = draw.integers(0, 256, noisy[test].shape)
+    mislabelled = dataset.splits.copy()
+    mislabelled.loc[test, "class"] = np.roll(mislabelled.loc[test, "class"].to_numpy(), len(test) // 3)
+    assert (mislabelled["class"] != dataset.splits["class"]).sum() > len(test) / 2
+    honest, spoiled = tracked / "honest", tracked / "spoiled"
+    prepare(honest, dataset, np.array(dataset.images_NHWC), dataset.splits)
+    prepare(spoiled, dataset, noisy, mislabelled)
+    for root in (honest, spoiled):
+        with chdir(root):
+            for stage in (*BLIND, "evaluate", "benchmark"):
+                run(stage)
+    return honest, spoiled
+
+
+def test_only_evaluate_reads_the_test_split(twins: tuple[Path, Path]) -> None:
+    """Not one byte of the other stages changes with the test split; the test accuracy does."""
+    honest, spoiled = twins
+    files = hashes(honest, BLIND)
+    assert {Path(name).parts[1] for name in files} == set(BLIND)
+    assert hashes(spoiled, BLIND) == files
+    metrics = [read_json(root / "artifacts" / "evaluate" / MODEL / "metrics.json") for root in twins]
+    assert metrics[0]["accuracy"] != metrics[1]["accuracy"]
+    assert metrics[0]["seeds"]["n"] == 2
+    assert metrics[0]["seeds"]["val_accuracy_mean"] == metrics[1]["seeds"]["val_accuracy_mean"]
+    rows = [read_json(root / "artifacts" / "benchmark" / "benchmark.json")["variants"] for root in twins]
+    for first, second in zip(*rows, strict=True):
+        for key in ("variant", "val_accuracy", "size_mb", "checkpoint"):
+            assert first[key] == second[key]
+    assert [row["accuracy"] for row in rows[0]] != [row["accuracy"] for row in rows[1]]
+    # The same by seed, so that the check of a mean cannot hide two errors that cancel
+    tables = [read_table(root / "artifacts" / "evaluate" / MODEL / "seeds.csv") for root in twins]
+    assert tables[0].drop(columns="test_accuracy").equals(tables[1].drop(columns="test_accuracy"))
+
+
+def test_the_proof_can_fail(twins: tuple[Path, Path], tmp_path: Path) -> None:
+    """One pixel of a training image is enough for other weights, and without a change they are the same again."""
+    honest, _ = twins
+    changed = tmp_path / "changed"
+    shutil.copytree(honest, changed, ignore=shutil.ignore_patterns("train"))
+    with chdir(changed):
+        run("train")
+    assert hashes(changed, ("train",)) == hashes(honest, ("train",))
+    pixels = np.load(changed / "artifacts" / "ingest" / "images.npy")
+    row = np.flatnonzero(read_table(changed / "artifacts" / "split" / "splits.parquet")["split"] == "train")[0]
+    pixels[row, 8, 8] = 255 - pixels[row, 8, 8]
+    np.save(changed / "artifacts" / "ingest" / "images.npy", pixels)
+    with chdir(changed):
+        run("train")
+    assert hashes(changed, ("train",)) != hashes(honest, ("train",))
