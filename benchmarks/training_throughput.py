@@ -14,16 +14,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from _usual import MEAN, MODELS, STD, usual_transforms
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pipeline.architectures import build
@@ -35,24 +35,16 @@ from pipeline.training.engine import Engine
 from pipeline.training.feeding import feed
 from pipeline.training.policy import Policy
 
-MODELS = ("simple_cnn", "modern_cnn", "simple_resnet")
-MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 SAME = Policy(horizontal_flip=True, rotation=10, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
 RECIPE = Train(batch_size=128, learning_rate=0.05)
 
 
-def usual(model: str, folder: Path, device: torch.device) -> Iterator[int]:
+def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None, None]:
     """Yields the number of images after each step."""
     loader = DataLoader(
         ImageFolder(
             str(folder),
-            transforms.Compose([
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomRotation(10),
-                transforms.ColorJitter(0.2, 0.2, 0.2),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]),
+            usual_transforms(),
         ),
         batch_size=32, shuffle=True, num_workers=2, drop_last=True,
     )  # fmt: skip
@@ -68,7 +60,7 @@ def usual(model: str, folder: Path, device: torch.device) -> Iterator[int]:
             yield len(images)
 
 
-def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Placement) -> Iterator[int]:
+def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Placement) -> Generator[int, None, None]:
     """The engine and its feed, as the loop drives them."""
     classes = int(labels.max()) + 1
     card = ModelCard(model, tuple(map(str, range(classes))), preprocessing_of(Ingest(source="", root="")), MEAN, STD)
@@ -76,20 +68,21 @@ def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Pla
     weights = (np.ones(classes), np.zeros(classes))
     engine = Engine(build(model, classes=classes, size=32), card, weights, RECIPE, SAME, placement, {})
     source = feed(images_NHWC, labels, rows, "auto", placement.device)
-    engine.network.train()
+    engine.crew.train()
+    full = len(rows) - len(rows) % RECIPE.batch_size
     number = 0
-    while True:
-        order = np.random.default_rng(number).permutation(rows)
-        full = len(rows) - len(rows) % RECIPE.batch_size
-        for images, wanted in source.batches(np.split(order[:full], full // RECIPE.batch_size)):
-            engine.step(images, wanted, RECIPE.learning_rate, number)
-            number += 1
-            if placement.device.type == "cpu":
-                engine.tally.read()
-            yield len(images)
+    with engine.at_work():
+        while True:
+            order = np.random.default_rng(number).permutation(rows)[:full]
+            for images, wanted in source.batches(np.split(order, full // RECIPE.batch_size)):
+                engine.step(images, wanted, RECIPE.learning_rate, number, len(images))
+                number += 1
+                if placement.device.type == "cpu":
+                    engine.tally.read()
+                yield len(images)
 
 
-def bare(model: str, classes: int, placement: Placement) -> Iterator[int]:
+def bare(model: str, classes: int, placement: Placement) -> Generator[int, None, None]:
     device = placement.device
     network: nn.Module = build(model, classes=classes, size=32).to(device).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
@@ -106,7 +99,7 @@ def bare(model: str, classes: int, placement: Placement) -> Iterator[int]:
         yield RECIPE.batch_size
 
 
-def rate(steps: Iterator[int], seconds: float, device: torch.device) -> float:
+def rate(steps: Generator[int, None, None], seconds: float, device: torch.device) -> float:
     """Images a second; the first steps, in which workers and kernels start, are not counted."""
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in range(3):
@@ -116,7 +109,9 @@ def rate(steps: Iterator[int], seconds: float, device: torch.device) -> float:
     while time.perf_counter() - start < seconds:
         images += next(steps)
     wait()
-    return images / (time.perf_counter() - start)
+    taken = time.perf_counter() - start
+    steps.close()  # the next one's threads shall be its own
+    return images / taken
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ def lr_find(
     weights = (data.class_weights, data.logit_offsets)
     engine = Engine(network, card, weights, recipe, material.policy, placement, rates)
     source = feed(data.images_NHWC, data.labels, data.rows, recipe.images, placement.device)
-    found = find_learning_rate(engine, source, data.rows, steps)
+    with engine.at_work():
+        found = find_learning_rate(engine, source, data.rows, steps)
     steepest, peak = suggested(found)
     path = out or Path(f"lr-find-{model}.png")
     save(learning_rates(found, steepest, peak, f"{model}, {recipe.optimizer}, batch {recipe.batch_size}"), path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +21,7 @@ from pipeline.artifacts import ModelCard
 from pipeline.config import Train
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.averaging import Average
+from pipeline.training.crew import Crew, workers_for
 from pipeline.training.device import Placement
 from pipeline.training.mixing import Mixer
 from pipeline.training.objective import Objective
@@ -28,6 +30,7 @@ from pipeline.training.policy import Policy
 from pipeline.training.resume import State
 from pipeline.training.team import ALONE, Team
 
+CACHED = 32  # images at once, whose activations stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
 FIELDS = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
 
@@ -69,14 +72,21 @@ class Engine:
         self.average = Average(network, recipe.ema) if recipe.ema else None
         wrapped = team.wrap(network, device)
         self.wrapped = wrapped
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(wrapped) if recipe.compile else wrapped
-        self.augment = Augmenter(policy, card.mean, card.std, device, recipe.seed)
+        on_cores = device.type == "cpu" and team.size == 1 and not recipe.compile
+        threads = torch.get_num_threads() if on_cores else 1
+        self.crew = Crew(wrapped, workers_for(network, card.preprocessing.size, recipe.batch_size, threads))
+        self.forwards: list[Callable[[torch.Tensor], torch.Tensor]] = (
+            [torch.compile(wrapped)] if recipe.compile else list(self.crew.networks)
+        )
+        workers = range(len(self.forwards))
+        self.augment = [Augmenter(policy, card.mean, card.std, device, recipe.seed) for _ in workers]
+        self.mix = [Mixer(policy, device, recipe.seed) for _ in workers]
         self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
-        self.mix = Mixer(policy, device, recipe.seed)
         on_device = partial(torch.tensor, dtype=torch.float32, device=device)
-        self.objective = Objective(on_device(weights[0]), on_device(weights[1]), recipe.label_smoothing)
+        even = bool((weights[0] == 1).all())
+        self.objective = Objective(on_device(weights[0]), on_device(weights[1]), recipe.label_smoothing, even)
         self.learners = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.micro_batch = recipe.micro_batch or recipe.batch_size
+        self.micro_batch = recipe.micro_batch or (CACHED if device.type == "cpu" else recipe.batch_size)
         self.tally = Tally.empty(device)
 
     @property
@@ -84,12 +94,21 @@ class Engine:
         """The network whose weights are validated and kept."""
         return self.average.network if self.average else self.network
 
-    def step(self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int) -> None:
-        """One update from this process's share of a batch; `number` counts from 0 over all of the training."""
+    def at_work(self) -> AbstractContextManager[None]:
+        """Steps and scores are made inside of it."""
+        return self.crew.at_work()
+
+    def step(
+        self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int, batch: int
+    ) -> None:
+        """One update from this process's share of a batch; `batch`: its images in the whole team.
+
+        `number` counts from 0 over all of the training.
+        """
         set_learning_rate(self.optimizer, learning_rate)
         while True:
             try:
-                loss, correct = self._backward(images_NHWC, labels, number)
+                loss, correct = self._backward(images_NHWC, labels, number, batch)
                 break
             except torch.OutOfMemoryError as error:
                 self._take_less(len(images_NHWC), error)
@@ -109,33 +128,44 @@ class Engine:
             tally[6] = torch.where(torch.isfinite(loss), tally[6], tally[6].clamp(max=number))
 
     def _backward(
-        self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int
+        self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of the mean loss over the whole batch, in parts of at most `micro_batch` images."""
-        self._seed(number)
+        """Gradients of the mean loss over the whole batch; this process's mean loss, and how many it had right."""
+        busy = max(1, min(len(self.forwards), len(labels) // 2))
+        # DistributedDataParallel takes the mean over the processes
+        work = partial(self._share, number=number, divisor=batch / self.team.size)
+        shares = list(zip(images_NHWC.tensor_split(busy), labels.tensor_split(busy), strict=True))
+        loss, correct, weight = torch.stack(self.crew.each(work, shares)).sum(dim=0).unbind()
+        self.crew.gather(busy)
+        if not self.objective.even:
+            gradients = [p.grad for p in self.learners if p.grad is not None]
+            torch._foreach_mul_(gradients, batch / self.team.total(weight.clone()))
+        return loss / weight, correct
+
+    def _share(
+        self, worker: int, share: tuple[torch.Tensor, torch.Tensor], number: int, divisor: float
+    ) -> torch.Tensor:
+        """One worker's gradients, in parts of at most `micro_batch` images; its sums of loss, right ones, weight."""
+        images_NHWC, labels = share
+        seeds = np.random.SeedSequence([self.recipe.seed, number, self.team.rank, worker]).generate_state(3)
+        self.augment[worker].reseed(int(seeds[0]))
+        self.mix[worker].reseed(int(seeds[1]))
+        self.crew.seed(worker, int(seeds[2]))
         targets = self.objective.targets(labels)
-        inputs, targets = self.mix(self.augment(images_NHWC), targets)
+        inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        # DistributedDataParallel takes the mean over the processes, whose shares of a batch may weigh differently
-        weight = self.team.total(self.objective.weight(targets)) / self.team.size
         parts = math.ceil(len(labels) / self.micro_batch)
-        loss, correct = torch.zeros((), device=labels.device), torch.zeros((), device=labels.device)
+        sums = torch.zeros(3, device=labels.device)
         for i, (part, wanted) in enumerate(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)):
             with self.team.together(self.wrapped, last=i == parts - 1):
                 with self.placement.autocast():
-                    logits = self.forward(part).float()
-                part_loss = self.objective.total(logits, wanted) / weight
-                part_loss.backward()
-            loss += part_loss.detach()
+                    logits = self.forwards[worker](part).float()
+                loss = self.objective.total(logits, wanted)
+                (loss / divisor).backward()
             # Of a mixed image the larger part counts
-            correct += (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
-        return loss, correct
-
-    def _seed(self, number: int) -> None:
-        seeds = np.random.SeedSequence([self.recipe.seed, number, self.team.rank]).generate_state(3)
-        self.augment.reseed(int(seeds[0]))
-        self.mix.reseed(int(seeds[1]))
-        torch.manual_seed(int(seeds[2]))  # dropout
+            right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
+            sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
+        return sums
 
     def _take_less(self, images: int, error: Exception) -> None:
         """Half as many images at once; the batch stays what it is. Raises ValueError when nothing is left to halve."""
@@ -147,6 +177,7 @@ class Engine:
             ) from None
         self.micro_batch = math.ceil(taken / 2)
         self.optimizer.zero_grad(set_to_none=True)
+        self.crew.forget()
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
         print(
@@ -155,14 +186,19 @@ class Engine:
             flush=True,
         )
 
-    @torch.no_grad()
     def score(self, images_NHWC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Of the kept network, unaugmented: sum of the cross-entropy, number right, number of images."""
-        network = self.kept.eval()
-        sums = torch.zeros(3, device=labels.device)
-        for part, wanted in zip(images_NHWC.split(self.micro_batch), labels.split(self.micro_batch), strict=True):
+        self.kept.eval()
+        busy = max(1, min(len(self.forwards), len(labels)))
+        shares = list(zip(images_NHWC.tensor_split(busy), labels.tensor_split(busy), strict=True))
+        return torch.stack(self.crew.each(self._score_share, shares)).sum(dim=0)
+
+    @torch.no_grad()
+    def _score_share(self, worker: int, share: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        sums = torch.zeros(3, device=share[1].device)
+        for part, wanted in zip(*(tensor.split(self.micro_batch) for tensor in share), strict=True):
             with self.placement.autocast():
-                logits = network(self.plain(part)).float()
+                logits = self.kept(self.plain(part)).float()
             loss = cross_entropy(logits, wanted, reduction="sum")
             sums += torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))])
         return sums
@@ -179,6 +215,7 @@ class Engine:
 
     def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
+        self.crew.refresh()
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.network.load_state_dict(state["average"]["network"])

@@ -86,7 +86,7 @@ def fit(
     training = _Training(engine, data, source, vault, on_epoch)
     if state:
         training.load(state)
-    with noticed() as stop:
+    with noticed() as stop, engine.at_work():
         training.run(stop)
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
@@ -140,11 +140,12 @@ class _Training:
         learning_rate = self._learning_rate(0)
         images = sum(len(part) for part in batches[self.step :])
         with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
-            engine.network.train()
+            engine.crew.train()
             for inputs, labels in self.source.batches(batches[self.step :]):
                 self._tell_time()
                 number = (epoch - 1) * self.steps + self.step
-                engine.step(inputs, labels, self._learning_rate(self.step), number)
+                whole = min(self.recipe.batch_size, len(self.data.rows) - self.step * self.recipe.batch_size)
+                engine.step(inputs, labels, self._learning_rate(self.step), number, whole)
                 self.step += 1
                 if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
                     bar.show(self._look())

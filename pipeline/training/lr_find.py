@@ -17,18 +17,21 @@ SAFE = 0.3  # share of the learning rate at which the loss is lowest, where a sc
 
 
 def find_learning_rate(engine: Engine, source: Feed, rows: np.ndarray, steps: int) -> pd.DataFrame:
-    """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up. The engine's network is spoiled."""
+    """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up.
+
+    The network is spoiled; the engine must be at work.
+    """
     batch = engine.recipe.batch_size
     epochs = math.ceil(steps * batch / len(rows))
     drawn = np.concatenate([np.random.default_rng([engine.recipe.seed, i]).permutation(rows) for i in range(epochs)])
     parts = [drawn[i * batch : (i + 1) * batch] for i in range(steps)]
     found: list[dict[str, float]] = []
     average, lowest = 0.0, math.inf
-    engine.network.train()
+    engine.crew.train()
     for i, (images, labels) in enumerate(source.batches(parts)):
         learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
         engine.tally = Tally.empty(engine.placement.device)
-        engine.step(images, labels, learning_rate, i)
+        engine.step(images, labels, learning_rate, i, len(labels))
         tally = engine.tally.read()
         loss = tally["loss"] / tally["seen"]
         if not math.isfinite(loss):

@@ -15,6 +15,8 @@ class Objective:
     class_weights: torch.Tensor
     logit_offsets: torch.Tensor
     label_smoothing: float
+    even: bool = False
+    """All class weights are 1: the weight of a batch is its number of images."""
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """int64 [N] -> float32 [N, classes], all on the label."""
