@@ -81,7 +81,7 @@ def register(params: Params, artifacts: Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{benchmark} does not exist: run `dvc repro` first")
     rows = read_json(benchmark)["variants"]
     for row in rows:
-        checkpoint = artifacts / "train" / row["model"] / "checkpoint.safetensors"
+        checkpoint = artifacts / params.maker(row["model"]) / row["model"] / "checkpoint.safetensors"
         if not checkpoint.exists() or sha256(checkpoint) != row["checkpoint"]:
             raise ValueError(f"{benchmark} is not of the present {checkpoint}: run `dvc repro` first")
     client = connect()

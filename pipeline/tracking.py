@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 CHECKPOINT_TAG = "checkpoint.sha256"
-MODEL_STAGES = ("train", "prune", "export", "quantize", "evaluate")
+MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
 # A run's metrics are read side by side: the headline ones get short names
-PREFIX = {"train": "", "evaluate": "test_"}
+PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
 EPOCH_METRICS = (
     "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
 )  # fmt: skip
@@ -187,10 +187,11 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
 
     Only outputs that were made from this very checkpoint are sent, each version of them once.
     """
-    folder = artifacts / "train" / model
+    folder = artifacts / params.maker(model) / model
     checkpoint = sha256(folder / "checkpoint.safetensors")
     run = find_run(client, params, model, checkpoint) or _backfilled(client, params, model, checkpoint)
-    _send_history(client, run.info.run_id, folder / "history.csv")
+    if model in params.models:  # an ensemble has no epochs
+        _send_history(client, run.info.run_id, folder / "history.csv")
     data = data_lineage(artifacts)
     digest = data.get("lineage.splits.sha256", "")
     if digest == read_json(folder / LINEAGE)["splits"]:  # what it was trained on; they may have changed since
@@ -244,19 +245,27 @@ def _git(*arguments: str) -> str:
 def _create_run(client: MlflowClient, params: Params, model: str) -> Run:
     from mlflow.entities import Param
 
-    architecture = params.models[model].architecture
+    own = _own_params(params, model)
     run = client.create_run(
         experiment_id(client, params.experiment),
         run_name=model,
-        tags={"model": model, "architecture": architecture, "mlflow.source.name": "dvc repro", **lineage()},
+        tags={"model": model, "architecture": own["architecture"], "mlflow.source.name": "dvc repro", **lineage()},
     )
     # The recipe under its plain names, everything else under its section's
-    options = {f"options.{key}": value for key, value in params.models[model].options.items()}
-    values: dict[str, Any] = {"architecture": architecture, **options, **params.recipe(model).model_dump()}
-    for section, content in params.model_dump(by_alias=True, exclude={"models", "train"}).items():
+    values = own
+    for section, content in params.model_dump(by_alias=True, exclude={"models", "ensembles", "train"}).items():
         values |= {f"{section}.{k}": v for k, v in content.items()} if isinstance(content, dict) else {section: content}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
     return run
+
+
+def _own_params(params: Params, model: str) -> dict[str, Any]:
+    """What made a model: its architecture with its options and its recipe, or, of an ensemble, its members."""
+    if model in params.ensembles:
+        return {"architecture": "ensemble", "members": ", ".join(params.ensembles[model].members)}
+    entry = params.models[model]
+    options = {f"options.{key}": value for key, value in entry.options.items()}
+    return {"architecture": entry.architecture, **options, **params.recipe(model).model_dump()}
 
 
 def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:

@@ -13,7 +13,7 @@ from torch.nn.functional import unfold
 
 from pipeline.architectures import build, checked, find
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Export, Prune, files_of
+from pipeline.config import Export, Prune, architectures
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 from pipeline.training import checkpoint
@@ -62,7 +62,7 @@ def test_lenet5_has_the_size_that_is_known_for_digits() -> None:
     assert parameters(build("lenet5", classes=10, size=28, channels=1)) == 61_706
 
 
-@pytest.mark.parametrize("name", files_of("architectures"))
+@pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize(("size", "classes"), [(8, 2), (20, 3), (64, 101)])
 def test_any_size_and_number_of_classes(name: str, size: int, classes: int) -> None:
     """Every file of the folder builds for small, odd and larger images, or says which size it needs."""
@@ -75,7 +75,7 @@ def test_any_size_and_number_of_classes(name: str, size: int, classes: int) -> N
     assert network(torch.zeros(2, 3, size, size)).shape == (2, classes)
 
 
-@pytest.mark.parametrize("name", files_of("architectures"))
+@pytest.mark.parametrize("name", architectures())
 def test_every_architecture_exports_and_agrees_with_torch(
     tmp_path: Path, card: ModelCard, dataset: Dataset, name: str
 ) -> None:

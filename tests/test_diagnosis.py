@@ -223,7 +223,7 @@ def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> 
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.zeros_(last.weight)
     rows = dataset.rows("train")
-    found = examine(network, card, a_history(1), 1, 1 / 3, dataset, rows, RECIPE, CPU)
+    found = examine(network, card, a_history(1), 1, 1 / 3, dataset, rows, RECIPE, CPU, True)
     assert found["train_images"] == len(rows)
     assert found["train_accuracy_plain"] == pytest.approx(1 / 3)
     assert [layer["units"] for layer in found["silent_units"]] == [32, 64, 128, 256]

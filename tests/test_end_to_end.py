@@ -145,6 +145,24 @@ def test_mlflow_run_opens_the_same_door(project: Project) -> None:
     assert "up to date" in output
 
 
+def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
+    """One line in params.yaml: nothing is trained again, and report, MLflow and registry know it."""
+    import mlflow
+
+    project.change("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")
+    assert project.ran(project.run("dvc repro")) == {"ensemble@both", "benchmark", "report"}
+    page = (project.root / "artifacts" / "report" / "report.html").read_text()
+    assert "The mean of the probabilities of simple_cnn, modern_cnn." in page
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("images")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.model = 'both'")
+    assert run.data.params["members"] == "simple_cnn, modern_cnn"
+    assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
+    assert f"both: run {run.info.run_id} is up to date" in project.run("python -m pipeline track")
+    assert "as challenger" in project.run("python -m pipeline register")
+
+
 def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, tmp_path: Path) -> None:
     """One sentence with file and mend; the results of the last run are still there; `strict: false` goes on."""
     root = shutil.copytree(project.root, tmp_path / "clone", symlinks=True)

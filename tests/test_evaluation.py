@@ -128,6 +128,7 @@ def test_every_seed_is_scored_on_the_test_split(card: ModelCard, dataset: Datase
         seed: accuracy(probabilities(network, card, images, torch.device("cpu")), labels)
         for seed, network in networks.items()
     }
+    assert result.seeds is not None
     assert dict(zip(result.seeds["seed"], result.seeds["test_accuracy"], strict=True)) == pytest.approx(wanted)
     assert result.metrics["accuracy"] == pytest.approx(wanted[1])
     assert result.metrics["seeds"]["test_accuracy_mean"] == pytest.approx(np.mean(list(wanted.values())))

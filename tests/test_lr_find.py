@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.commands.lr_find import lr_find
 from pipeline.training.lr_find import suggested
+from tests.conftest import PROJECT
 from tests.workspace import workspace
 
 
@@ -42,3 +43,13 @@ def test_the_command_writes_a_picture_and_says_a_rate(
     assert "suggested learning_rate" in said
     assert 1e-4 < float(said.split("suggested learning_rate ")[1].split(",")[0]) < 2
     assert (root / "lr-find-simple_cnn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_without_gradients_has_no_rate(tmp_path: Path) -> None:
+    """It is refused before anything is read."""
+    text = (PROJECT / "params.yaml").read_text().replace("architecture: modern_cnn", "architecture: hog_svm")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"models\.modern_cnn\.architecture is hog_svm, which has no learning rate: name"
+    ):
+        lr_find("modern_cnn", params=tmp_path / "params.yaml")

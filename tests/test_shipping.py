@@ -19,7 +19,8 @@ from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import train
 from pipeline.training.balance import balanced
-from pipeline.training.deployable import probabilities
+from pipeline.training.checkpoint import fresh
+from pipeline.training.deployable import last_dense, probabilities
 from pipeline.training.policy import Policy
 
 CPU = torch.device("cpu")
@@ -45,6 +46,16 @@ def shipped(
     assert metrics["agreement"] == 1
     quantize(folder / "fp32.onnx", folder / "int8.onnx", dataset, Quantize())
     return network, card, folder
+
+
+def test_what_is_no_number_is_not_exported(card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
+    """A network that gives NaN agrees with nothing, not even with itself."""
+    network = fresh(card).eval()
+    with torch.no_grad():
+        last_dense(network).bias.fill_(torch.nan)
+    images, labels = dataset.of("val")
+    with pytest.raises(ValueError, match="differs from torch by nan in a probability"):
+        export(network, card, images, labels, Export(), tmp_path / "fp32.onnx")
 
 
 def test_the_onnx_file_agrees_with_torch_for_any_batch(

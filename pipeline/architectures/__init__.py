@@ -11,7 +11,9 @@ values are refused) where it has one. A file may also define
                                             normalized and on the network's device, once, before the training
     statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own, or None
     learning_rates(network, options) -> {parameter name: factor}    of those that learn slower or faster; 0 freezes
-    solve(network, images_NCHW_batches, labels) -> None             fit without gradients: see hog_svm.py
+    solve(features_NF, labels_N, weights_N, options, seed) -> (weight_CF, bias_C)
+        instead of training by gradients: the last dense layer's numpy arrays from its inputs on the training images and
+        the images' weights (mean about 1); its scores are calibrated afterwards: see pipeline/training/closed_form.py
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile
-from pipeline.config import Params, files_of, load
+from pipeline.config import Params, architectures, load
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,11 @@ def _members(config: Params, model: str) -> dict[str, tuple[str, Mapping[str, An
     names = config.ensembles[model].members if model in config.ensembles else [model]
     if model in config.models or model in config.ensembles:
         return {name: (config.models[name].architecture, config.models[name].options) for name in names}
-    if model not in files_of("architectures"):
+    if model not in architectures():
         known = [*config.models, *config.ensembles]
         raise ValueError(
             f"there is no model {model!r}: give one of params.yaml ({', '.join(known)}) or an architecture "
-            f"({', '.join(files_of('architectures'))})"
+            f"({', '.join(architectures())})"
         )
     return {model: (model, {})}
 

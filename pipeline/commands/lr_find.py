@@ -19,6 +19,7 @@ def lr_find(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Train one entry of `models` for some steps with a growing learning rate, and suggest one."""
+    from pipeline.architectures import find
     from pipeline.commands.material import card_of, material_of
     from pipeline.evaluation.plots import learning_rates, save
     from pipeline.stages.train import prepared, training_data
@@ -29,6 +30,11 @@ def lr_find(
 
     config = load(params)
     recipe = config.recipe(model)
+    architecture = config.models[model].architecture
+    if hasattr(find(architecture), "solve"):
+        raise ValueError(
+            f"models.{model}.architecture is {architecture}, which has no learning rate: name another model"
+        )
     ingested = artifacts / "ingest"
     material = material_of(ingested / "images.npy", artifacts / "split" / "splits.parquet", artifacts / "augment")
     card = card_of(config.models[model], material, ingested / "preprocessing.json")

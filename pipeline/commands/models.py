@@ -1,4 +1,4 @@
-"""The shell of the stages that work on trained models: export, quantize, evaluate, audit, benchmark, report."""
+"""The shell of the stages that take trained models: combine, export, quantize, evaluate, audit, benchmark, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,39 @@ from typing import Any
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
 from pipeline.config import load
+
+
+def combine(
+    name: str, trained: Path, pruned: Path, images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS
+) -> None:
+    """Make one entry of `ensembles` from its members in the folders TRAINED and PRUNED."""
+    from pipeline.artifacts import read_dataset, read_json, sha256
+    from pipeline.stages.ensemble import Member, metrics, pruned_metrics
+    from pipeline.stages.ensemble import combine as run
+    from pipeline.tracking import sync_or_warn
+    from pipeline.training import checkpoint
+
+    config = load(params)
+    if name not in config.ensembles:
+        raise ValueError(f"{params} has no ensemble {name!r}; it has: {', '.join(config.ensembles) or 'none'}")
+
+    def member(folder: Path) -> Member:
+        return Member(*checkpoint.load(folder / "checkpoint.safetensors"), read_json(folder / "metrics.json"))
+
+    dataset = read_dataset(images, splits)
+    with summary(f"combine {name}") as facts:
+        whole = {member_name: member(trained / member_name) for member_name in config.ensembles[name].members}
+        narrow = {member_name: member(pruned / member_name) for member_name in whole}
+        network, card = run(whole)
+        checkpoint.save(out / "checkpoint.safetensors", network, card)
+        pruned_network, pruned_card = run(narrow)
+        checkpoint.save(out / "pruned.safetensors", pruned_network, pruned_card)
+        measured = metrics(network, card, whole, dataset)
+        measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset)
+        write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
+        facts += [f"{len(whole)} members", f"val accuracy {measured['best_val_accuracy']:.4f}"]
+        facts += [f"pruned {measured['prune']['best_val_accuracy']:.4f}"]
+    sync_or_warn(config, name, out.parent.parent)
 
 
 def export(
@@ -46,7 +79,10 @@ def quantize(
         for variant, quantized in (("fp32", "int8"), ("pruned", "pruned_int8")):
             target = out / f"{quantized}.onnx"
             made[quantized] = run(source / f"{variant}.onnx", target, dataset, config.quantize)
-            facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
+            if made[quantized]["quantized_layers"]:
+                facts += [f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}"]
+            else:
+                facts += [f"{quantized} is a copy of {variant}, which has nothing to quantize"]
         write_metrics(out, made, checkpoint)
     sync_or_warn(config, model, out.parent.parent)
 
@@ -55,7 +91,10 @@ def evaluate(
     model: str, trained: Path, exported: Path, quantized: Path, images: Path, splits: Path, out: Path,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:  # fmt: skip
-    """Score the network in the folder TRAINED, its other seeds and its variants on the test split."""
+    """Score the network in the folder TRAINED, its other seeds and its variants on the test split.
+
+    Without `seeds/` there it is an ensemble, which has neither seeds nor learning curves.
+    """
     from pipeline.artifacts import read_dataset, read_table, write_table
     from pipeline.evaluation.plots import learning_curves, save
     from pipeline.stages.evaluate import evaluate as run
@@ -66,17 +105,21 @@ def evaluate(
     with summary(f"evaluate {model}") as facts:
         checkpoint = trained / "checkpoint.safetensors"
         network, card = load_checkpoint(checkpoint)
-        seeds = read_table(trained / "seeds" / "seeds.csv")
-        others = {seed: trained / "seeds" / f"seed-{seed}.safetensors" for seed in seeds["seed"][~seeds["shipped"]]}
+        listed = trained / "seeds" / "seeds.csv"
+        seeds = read_table(listed) if listed.exists() else None
+        others = {} if seeds is None else {
+            seed: trained / "seeds" / f"seed-{seed}.safetensors" for seed in seeds["seed"][~seeds["shipped"]]
+        }  # fmt: skip
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
         result = run(model, network, card, seeds, others, files, read_dataset(images, splits), config.evaluate)
         write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
-        write_table(out / "seeds.csv", result.seeds)
         for name, picture in result.pictures.items():
             save(picture, out / f"{name}.png")
-        save(learning_curves(read_table(trained / "history.csv"), seeds, model), out / "curves.png")
+        if result.seeds is not None:
+            write_table(out / "seeds.csv", result.seeds)
+            save(learning_curves(read_table(trained / "history.csv"), result.seeds, model), out / "curves.png")
         facts.extend(_accuracy_in_words(result.metrics))
     sync_or_warn(config, model, out.parent.parent)
 
@@ -124,7 +167,7 @@ def benchmark(
 
     config = load(params)
     files, known = {}, {}
-    for model in config.models:
+    for model in config.everything:
         tested = read_json(evaluated / model / "metrics.json")
         validated = read_json(exported / model / "metrics.json") | read_json(quantized / model / "metrics.json")
         for variant in VARIANTS:
@@ -141,7 +184,7 @@ def benchmark(
         write_json(out, result)
         save(pareto(pd.DataFrame(result["variants"])), picture)
         facts += [f"{len(files)} variants", f"{config.benchmark.threads} thread(s) of {result['hardware']}"]
-    for model in config.models:
+    for model in config.everything:
         sync_or_warn(config, model, out.parent.parent)
 
 

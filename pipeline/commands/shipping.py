@@ -102,9 +102,9 @@ def track(artifacts: Artifacts = DEFAULT_ARTIFACTS, params: ParamsFile = DEFAULT
     from pipeline.tracking import connect, explained, sync
 
     config = load(params)
-    for model in config.models:
-        if not (artifacts / "train" / model / "checkpoint.safetensors").exists():
-            print(f"{model}: not trained yet")
+    for model in config.everything:
+        if not (artifacts / config.maker(model) / model / "checkpoint.safetensors").exists():
+            print(f"{model}: not made yet")
             continue
         with explained():
             run = sync(connect(), config, model, artifacts)

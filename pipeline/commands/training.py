@@ -55,9 +55,11 @@ def train(
                 trained.fitted.network, card, trained.fitted.history, trained.fitted.best_epoch,
                 trained.metrics["best_val_accuracy"], material.dataset,
                 training_data(material.dataset, material.balance, recipe).rows, recipe, placement.device,
+                trained.metrics["by_gradients"],
             )  # fmt: skip
             write_json(out / "diagnosis.json", diagnosis)
-            print("\n".join(in_words(diagnosis["findings"])), flush=True)
+            if trained.metrics["by_gradients"]:
+                print("\n".join(in_words(diagnosis["findings"])), flush=True)
             measured = trained.metrics | {"train_accuracy_plain": diagnosis["train_accuracy_plain"]}
             write_metrics(out, measured, checkpoint, splits=sha256(splits))
             live.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})

@@ -6,12 +6,12 @@ Each section of the file is a class; the comment over a field is its manual. A s
 
 from pipeline.config.data import Augment, CheckName, Ingest, Split, Validate
 from pipeline.config.models import RECIPES, Ensemble, Model, Prune, Train
-from pipeline.config.params import Params, check, files_of, load, section
+from pipeline.config.params import Params, architectures, check, files_of, load, section
 from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
 from pipeline.config.section import Section
 
 __all__ = [
     "RECIPES", "Audit", "Augment", "Benchmark", "CheckName", "Ensemble", "Evaluate", "Export", "Ingest", "Model",
-    "Params", "Prune", "Quantize", "Registry", "Section", "Split", "Train", "Validate", "check", "files_of", "load",
-    "section",
+    "Params", "Prune", "Quantize", "Registry", "Section", "Split", "Train", "Validate", "architectures", "check",
+    "files_of", "load", "section",
 ]  # fmt: skip

@@ -56,6 +56,15 @@ class Params(Section):
                 raise ValueError(f"ensembles.{name}.members: there is no model {unknown[0]!r} in `models`")
         return self
 
+    @property
+    def everything(self) -> list[str]:
+        """The names of what is shipped and compared: models and ensembles."""
+        return [*self.models, *self.ensembles]
+
+    def maker(self, name: str) -> str:
+        """The stage that makes the checkpoint of a model or of an ensemble."""
+        return "ensemble" if name in self.ensembles else "train"
+
     def recipe(self, model: str) -> Train:
         """The recipe of one model: `train`, overridden by the named recipe, if any, and by the model's own keys."""
         if model not in self.models:
@@ -101,8 +110,17 @@ def check(text: str, path: str) -> Params:
 def _names_exist(path: str, params: Params) -> None:
     """Names that stand for code: a source, an architecture. Read from the folders, not restated."""
     for name, model in params.models.items():
-        _known(f"{path}: models.{name}.architecture", model.architecture, files_of("architectures"))
+        if model.architecture == "ensemble":
+            raise ValueError(
+                f"{path}: models.{name}.architecture is 'ensemble', which is not trained: move the entry to `ensembles`"
+            )
+        _known(f"{path}: models.{name}.architecture", model.architecture, architectures())
     _known(f"{path}: ingest.source", params.ingest.source, sorted(sources()))
+
+
+def architectures() -> list[str]:
+    """What an entry of `models` may be made of: an ensemble is not trained."""
+    return [name for name in files_of("architectures") if name != "ensemble"]
 
 
 def files_of(package: str) -> list[str]:

@@ -25,12 +25,12 @@ from pipeline.training.device import choose_device
 class Evaluation:
     """`metrics` is metrics.json. `predictions`: a row per test image: path, label, the class that the trained network
     (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row per training:
-    seed, best_epoch, val_accuracy, test_accuracy, shipped."""
+    seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
     per_class: pd.DataFrame
-    seeds: pd.DataFrame
+    seeds: pd.DataFrame | None
     pictures: dict[str, Figure]
 
 
@@ -38,7 +38,7 @@ def evaluate(
     name: str,
     network: nn.Module,
     card: ModelCard,
-    trainings: pd.DataFrame,
+    trainings: pd.DataFrame | None,
     others: dict[int, Path],
     variants: dict[str, Path],
     dataset: Dataset,
@@ -47,6 +47,7 @@ def evaluate(
     """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network.
 
     `trainings` is seeds.csv, a row per seed; `network` is the shipped one's, `others` are the checkpoints of the rest.
+    None: an ensemble's network, which no training of its own made.
     """
     images, labels = dataset.of("test")
     scores = probabilities(network, card, images, choose_device("auto"))
@@ -65,7 +66,7 @@ def evaluate(
         }
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
     numbers = metrics.summary(scores, labels, config.calibration_bins)
-    seeds = _of_seeds(trainings, numbers["accuracy"], others, images, labels)
+    seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
         "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
@@ -73,7 +74,7 @@ def evaluate(
         "mistakes": _mistakes(name, images, labels, scores, card.class_names, config.mistakes),
     }
     return Evaluation(
-        {**numbers, "variants": compared, "seeds": over_seeds(seeds)},
+        {**numbers, "variants": compared, "seeds": {"n": 1} if seeds is None else over_seeds(seeds)},
         table,
         metrics.per_class(scores, labels, card.class_names),
         seeds,

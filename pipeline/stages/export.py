@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _prove(
     by_onnx = Predictor(path).probabilities(images_NHWC)
     difference = float(np.abs(by_torch - by_onnx).max())
     agreement = float((by_torch.argmax(axis=1) == by_onnx.argmax(axis=1)).mean())
-    if difference > tolerance:
+    if math.isnan(difference) or difference > tolerance:
         raise ValueError(
             f"{path} differs from torch by {difference:.2g} in a probability, more than export.tolerance {tolerance:g}"
         )

@@ -19,6 +19,9 @@ from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
 from pipeline.stages.train import metrics, training_data
 from pipeline.training.balance import Balance
+from pipeline.training.closed_form import as_it_is
+from pipeline.training.deployable import last_dense
+from pipeline.training.device import choose_device
 from pipeline.training.loop import Fitted, fit
 from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
@@ -44,23 +47,36 @@ def prune(
     on_epoch: Callable[[Epoch], None],
     vault: Vault = NOWHERE,
 ) -> tuple[Fitted, dict[str, Any]]:
-    """The smaller, fine-tuned network and its metrics.json. `network` is changed in place."""
+    """The smaller, fine-tuned network and its metrics.json. `network` is changed in place.
+
+    A network that is nothing but its last layer comes through whole.
+    """
     whole_macs, whole_parameters = _cost(network, card)
-    remove_channels(network, card, config)
-    macs, parameters = _cost(network, card)
     gentle = recipe.model_copy(
         update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
     )
-    if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
-        network.frozen = False  # type: ignore[assignment]  # a plain flag
     data = training_data(dataset, balance, gentle)
-    fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
+    if has_channels(network):
+        remove_channels(network, card, config)
+        if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
+            network.frozen = False  # type: ignore[assignment]  # a plain flag
+        fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
+    else:
+        print(f"nothing to prune: {card.architecture} has no layer but the last one")
+        fitted = as_it_is(network, card, data, choose_device(recipe.device))
+    macs, parameters = _cost(fitted.network, card)
     measured = metrics(fitted, card, dataset, data)
     return fitted, measured | {
         "macs": macs,
         "parameters_kept": parameters / whole_parameters,
         "macs_kept": macs / whole_macs,
     }
+
+
+def has_channels(network: nn.Module) -> bool:
+    """Whether there is a layer but the last, whose outputs are the classes."""
+    last = last_dense(network)
+    return any(isinstance(layer, nn.Conv2d | nn.Linear) and layer is not last for layer in network.modules())
 
 
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
@@ -73,13 +89,12 @@ def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
         kind = type(stuck[0]).__name__
         print(f"warning: nothing is pruned: channels of {kind} cannot be removed; it is fine-tuned", file=sys.stderr)
         return
-    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
         network.train(),
         _example(card),
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=config.channels,
-        ignored_layers=[last],
+        ignored_layers=[last_dense(network)],
         round_to=config.round_to,
     )
     pruner.step()

@@ -1,11 +1,12 @@
 """`quantize@MODEL`: static int8 (QDQ) for ONNX Runtime, calibrated on training images.
 
 The recipe was measured (FACTS): per-channel weights, uint8 activations; preprocessing and the last layer stay float32,
-which costs no time and keeps the classes.
+which costs no time and keeps the classes. A network that is nothing but these is copied.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
 
 OPERATORS = ["Conv", "Gemm", "Add", "Relu", "MaxPool", "Reshape"]
+WEIGHTED = {"Conv", "Gemm", "MatMul"}
 BATCH = 64
 
 
@@ -36,41 +38,58 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime 
 
 def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> dict[str, Any]:
     """Write the int8 version of `source` to `path`; metrics on the validation images, agreement with `source`."""
-    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.calibration_images]
-    calibration_NHWC = dataset.images_NHWC[rows]
     val_NHWC, val_labels = dataset.of("val")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared))
-        model = onnx.load(prepared)
-        quantize_static(
-            str(prepared),
-            str(path),
-            _Calibration(calibration_NHWC),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,  # signed ones lose the fusions of residual networks: 3 x slower
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=OPERATORS,
-            nodes_to_exclude=_kept_in_float(model),
-        )
-    _keep_card(source, path)
+    layers = [node for node in inner_nodes(onnx.load(source)) if node.op_type in WEIGHTED.intersection(OPERATORS)]
+    if layers:
+        _write_int8(source, path, dataset, config)
+    else:
+        shutil.copyfile(source, path)
     before, after = Predictor(source), Predictor(path)
     by_source, by_int8 = before.probabilities(val_NHWC), after.probabilities(val_NHWC)
     return {
         "val_accuracy": accuracy(by_int8, val_labels),
         "agreement": float((by_source.argmax(axis=1) == by_int8.argmax(axis=1)).mean()),
+        "quantized_layers": len(layers),
         "size_bytes": path.stat().st_size,
     }
 
 
-def _kept_in_float(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes before the first convolution, and of the last dense layer."""
-    nodes = list(model.graph.node)
-    first_conv = next(i for i, node in enumerate(nodes) if node.op_type == "Conv")
-    last_dense = [node.name for node in nodes if node.op_type in ("Gemm", "MatMul")][-1:]
-    return [node.name for node in nodes[:first_conv]] + last_dense
+def inner_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Those between the first and the last layers with weights, the first ones included.
+
+    By the edges of the graph, not by its order: an ensemble has several first and several last layers.
+    """
+    behind: set[str] = set()
+    ahead: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED or behind.intersection(node.input):
+            behind.update(node.output)
+    for node in reversed(model.graph.node):
+        if node.op_type in WEIGHTED or ahead.intersection(node.output):
+            ahead.update(name for name in node.input if name)  # an input that is left out has no name
+    return [node for node in model.graph.node if behind.intersection(node.output) & ahead]
+
+
+def _write_int8(source: Path, path: Path, dataset: Dataset, config: Quantize) -> None:
+    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.calibration_images]
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared))
+        model = onnx.load(prepared)
+        inner = {node.name for node in inner_nodes(model)}
+        quantize_static(
+            str(prepared),
+            str(path),
+            _Calibration(dataset.images_NHWC[rows]),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,  # signed ones lose the fusions of residual networks: 3 x slower
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=OPERATORS,
+            nodes_to_exclude=[node.name for node in model.graph.node if node.name not in inner],
+        )
+    _keep_card(source, path)
 
 
 def _keep_card(source: Path, path: Path) -> None:

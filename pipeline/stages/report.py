@@ -17,7 +17,7 @@ from pipeline.evaluation import plots
 from pipeline.evaluation.statistics import holm, mcnemar
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
-PICTURES = ("curves", "confusion", "reliability", "mistakes")
+PICTURES = ("confusion", "reliability", "mistakes")
 SHOWN_CLASSES, SAMPLES, SUSPECTS = 10, 12, 100
 LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
@@ -27,7 +27,7 @@ def render(params: Params, artifacts: Path) -> str:
     dataset = read_dataset(artifacts / "ingest" / "images.npy", artifacts / "split" / "splits.parquet")
     quarantine = read_table(artifacts / "ingest" / "quarantine.csv")
     benchmark = read_json(artifacts / "benchmark" / "benchmark.json")
-    models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.models]
+    models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.everything]
     best = max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -52,9 +52,9 @@ def render(params: Params, artifacts: Path) -> str:
         preview_picture=_file(artifacts / "augment" / "preview.png"),
         stats=read_json(artifacts / "augment" / "norm_stats.json"),
         models=models,
-        best_accuracy=max(model["train"]["best_val_accuracy"] for model in models),
+        audited_accuracy=max(model["train"]["best_val_accuracy"] for model in models if model["name"] in params.models),
         best=best,
-        differences=differences(best, {name: artifacts / "evaluate" / name for name in params.models}),
+        differences=differences(best, {name: artifacts / "evaluate" / name for name in params.everything}),
         benchmark=benchmark,
         pareto_picture=_file(artifacts / "benchmark" / "pareto.png"),
     )
@@ -64,16 +64,29 @@ def _model(params: Params, artifacts: Path, name: str, variants: list[dict[str, 
     tested = artifacts / "evaluate" / name
     return {
         "name": name,
-        "architecture": params.models[name].architecture,
-        "recipe": params.recipe(name),
-        "train": read_json(artifacts / "train" / name / "metrics.json"),
-        "prune": read_json(artifacts / "prune" / name / "metrics.json"),
+        **_made(params, artifacts, name),
         "test": read_json(tested / "metrics.json"),
-        "diagnosis": read_json(artifacts / "train" / name / "diagnosis.json"),
-        "seeds": read_table(tested / "seeds.csv").to_dict("records"),
         "per_class": read_table(tested / "per_class.csv").to_dict("records"),
         "variants": [row for row in variants if row["model"] == name],
         **{picture: _file(tested / f"{picture}.png") for picture in PICTURES},
+    }
+
+
+def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
+    """What made a model, and how its training went; an ensemble has `members` in place of a recipe."""
+    made = read_json(artifacts / params.maker(name) / name / "metrics.json")
+    if name in params.ensembles:
+        return {"members": params.ensembles[name].members, "train": made, "prune": made["prune"]}
+    tested = artifacts / "evaluate" / name
+    return {
+        "members": [],
+        "architecture": params.models[name].architecture,
+        "recipe": params.recipe(name),
+        "train": made,
+        "prune": read_json(artifacts / "prune" / name / "metrics.json"),
+        "diagnosis": read_json(artifacts / "train" / name / "diagnosis.json"),
+        "seeds": read_table(tested / "seeds.csv").to_dict("records"),
+        "curves": _file(tested / "curves.png"),
     }
 
 

@@ -18,7 +18,9 @@ from pipeline.evaluation.metrics import accuracy
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.balance import Balance, limited
 from pipeline.training.checkpoint import fresh, weights_hash
+from pipeline.training.closed_form import fit_closed_form
 from pipeline.training.deployable import probabilities
+from pipeline.training.device import choose_device
 from pipeline.training.loop import Fitted, TrainingData, fit
 from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
@@ -53,6 +55,7 @@ def train(
 ) -> Trained:
     """One training for each of `recipe.seeds`. `on_epoch` is told the seed; `vault_of` one is where it resumes from."""
     fits, measured = {}, {}
+    by_gradients = not hasattr(find(card.architecture), "solve")
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         seeded = recipe.model_copy(update={"seed": seed})
         if recipe.seeds > 1 and team.leads:
@@ -64,7 +67,7 @@ def train(
         # The training images are the same for all seeds, which is what is compared
         data = training_data(dataset, balance, recipe)
         fits[seed] = _fit(card, data, seeded, policy, told, vault_of(seed), team)
-        measured[seed] = metrics(fits[seed], card, dataset, data)
+        measured[seed] = metrics(fits[seed], card, dataset, data) | {"by_gradients": by_gradients}
     best = max(fits, key=lambda seed: (measured[seed]["best_val_accuracy"], -seed))
     order = [best, *(seed for seed in fits if seed != best)]
     return Trained(
@@ -98,7 +101,12 @@ def _fit(
     team: Team,
 ) -> Fitted:
     network, rates = prepared(card, data, recipe.seed)
-    return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
+    solve = getattr(find(card.architecture), "solve", None)
+    if solve is None:
+        return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
+    # Each process of a team does the same
+    said = on_epoch if team.leads else lambda epoch: None
+    return fit_closed_form(network, solve, card, data, recipe, choose_device(recipe.device), said)
 
 
 def prepared(card: ModelCard, data: TrainingData, seed: int) -> tuple[nn.Module, dict[str, float]]:

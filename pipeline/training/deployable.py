@@ -47,11 +47,15 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, devi
     return result
 
 
+def last_dense(network: nn.Module) -> nn.Linear:
+    """The layer that gives the classes' logits."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
 def features(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> np.ndarray:
     """float32 [N, features]: what the network's last dense layer is given."""
-    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     seen: list[torch.Tensor] = []
-    hook = last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu()))
+    hook = last_dense(network).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu()))
     try:
         probabilities(network, card, images_NHWC, device)
     finally:

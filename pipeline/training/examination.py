@@ -30,11 +30,13 @@ def examine(
     rows: np.ndarray,
     recipe: Train,
     device: torch.device,
+    by_gradients: bool,
 ) -> dict[str, Any]:
     """diagnosis.json of the fitted `network`, which is that of `best_epoch` (1-based).
 
     `history` is of its own seed, see `diagnose`; `val_accuracy` is its accuracy on the whole validation split; `rows`
-    are those that it was trained on, some of which are looked at again, without augmentation.
+    are those that it was trained on, some of which are looked at again, without augmentation. Not `by_gradients`: there
+    are no findings, whose remedies are all keys of a training by gradients.
     """
     drawn = np.sort(np.random.default_rng(recipe.seed).permutation(np.unique(rows))[:IMAGES])
     with watched(network) as watch:
@@ -47,7 +49,7 @@ def examine(
         val_images=len(dataset.rows("val")),
         classes=len(card.class_names),
     )
-    findings = diagnose(history, recipe, kept, silent)
+    findings = diagnose(history, recipe, kept, silent) if by_gradients else []
     return {
         "findings": [asdict(finding) for finding in findings],
         "train_accuracy_plain": kept.train_accuracy,

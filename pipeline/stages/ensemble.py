@@ -1,0 +1,73 @@
+"""`ensemble@NAME`: one network that averages the probabilities of several trained ones, whole and pruned.
+
+From there on it goes the way of every model: export, quantize, evaluate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from pipeline.architectures.ensemble import Ensemble, Normalized
+from pipeline.architectures.ensemble import Member as Record
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.evaluation.metrics import accuracy
+from pipeline.training.deployable import probabilities
+from pipeline.training.device import choose_device
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network with its card, and the metrics.json of the stage that made it."""
+
+    network: nn.Module
+    card: ModelCard
+    metrics: dict[str, Any]
+
+
+def combine(members: dict[str, Member]) -> tuple[nn.Module, ModelCard]:
+    """The mean of the members, and its card. Raises ValueError where they are of different data."""
+    (first, card), *others = [(name, member.card) for name, member in members.items()]
+    for name, other in others:
+        if (other.class_names, other.preprocessing) != (card.class_names, card.preprocessing):
+            raise ValueError(f"{name} was trained on other classes or images than {first}: run `dvc repro` first")
+    cards = [member.card for member in members.values()]
+    records = [
+        Record(architecture=c.architecture, options=dict(c.options), mean=list(c.mean), std=list(c.std)) for c in cards
+    ]
+    networks = [member.network for member in members.values()]
+    network = Ensemble([Normalized(net, r.mean, r.std) for net, r in zip(networks, records, strict=True)])
+    combined = replace(
+        card,
+        architecture="ensemble",
+        mean=(0.0,) * len(card.mean),  # each member normalizes the images itself
+        std=(1.0,) * len(card.std),
+        options={"members": [record.model_dump() for record in records]},
+    )
+    return network.eval(), combined
+
+
+def metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset) -> dict[str, Any]:
+    """Facts of an ensemble of trained networks, under the names that a trained network's have."""
+    images, labels = dataset.of("val")
+    return {
+        "best_val_accuracy": accuracy(probabilities(network, card, images, choose_device("auto")), labels),
+        "parameters": sum(member.metrics["parameters"] for member in members.values()),
+        # Of the member that saw the most of them
+        "training_images": max(member.metrics["training_images"] for member in members.values()),
+        "members": list(members),
+        "by_gradients": False,
+    }
+
+
+def pruned_metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset) -> dict[str, Any]:
+    """The same of an ensemble of pruned networks, and what is left of the work of the whole ones."""
+    found = [member.metrics for member in members.values()]
+    parameters, macs = sum(m["parameters"] for m in found), sum(m["macs"] for m in found)
+    return metrics(network, card, members, dataset) | {
+        "macs": macs,
+        "parameters_kept": parameters / sum(m["parameters"] / m["parameters_kept"] for m in found),
+        "macs_kept": macs / sum(m["macs"] / m["macs_kept"] for m in found),
+    }

@@ -1,0 +1,203 @@
+"""HOG and a linear support vector machine: the features of scikit-image, a fit without gradients, all stages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from skimage.feature import hog
+from sklearn.datasets import load_sample_images
+
+from pipeline.architectures import build, checked, find
+from pipeline.architectures.hog_svm import HOG, Options, solve, statistics
+from pipeline.artifacts import Dataset, ModelCard
+from pipeline.config import Export, Prune, Quantize, Train
+from pipeline.evaluation.metrics import accuracy
+from pipeline.stages.export import export
+from pipeline.stages.prune import prune
+from pipeline.stages.quantize import quantize
+from pipeline.stages.train import Trained, train, training_data
+from pipeline.tracking import EPOCH_METRICS
+from pipeline.training.balance import Balance, balanced
+from pipeline.training.checkpoint import fresh
+from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
+from pipeline.training.deployable import last_dense, probabilities
+from pipeline.training.examination import examine
+from pipeline.training.policy import Policy
+from pipeline.training.progress import Epoch
+
+CPU = torch.device("cpu")
+RECIPE = Train(device="cpu")
+
+
+@pytest.fixture
+def hog_card(card: ModelCard) -> ModelCard:
+    """The dataset's card, for HOG."""
+    mean, std = statistics(Options())
+    return replace(card, architecture="hog_svm", mean=mean, std=std)
+
+
+def balance_of(dataset: Dataset, mode: str = "none") -> Balance:
+    rows = dataset.rows("train")
+    return balanced(rows, dataset.labels[rows], dataset.class_names, mode, seed=0)
+
+
+def photographs(side: int) -> np.ndarray:
+    """Pieces of two photographs in colour, uint8 [N, side, side, 3]."""
+    pieces = [
+        photo[row : row + side, column : column + side]
+        for photo in load_sample_images().images
+        for row in range(0, 400 - side, 90)
+        for column in range(0, 600 - side, 90)
+    ]
+    return np.stack(pieces)
+
+
+@pytest.mark.parametrize(("side", "cell", "orientations"), [(32, 4, 9), (32, 8, 9), (30, 7, 8), (64, 8, 5)])
+def test_the_features_are_those_of_scikit_image(side: int, cell: int, orientations: int) -> None:
+    """On photographs, also where cells do not fill the image and where bins end at 45 degrees."""
+    images_NHWC = photographs(side)
+    ours = HOG(cell, orientations)(torch.from_numpy(images_NHWC).permute(0, 3, 1, 2) / 255).numpy()
+    theirs = [
+        hog(image, orientations, (cell, cell), (2, 2), channel_axis=-1, feature_vector=True) for image in images_NHWC
+    ]
+    assert np.abs(ours - np.stack(theirs)).max() < 1e-5
+
+
+def test_a_grey_area_has_no_orientation() -> None:
+    """Where nothing changes all features are 0, and numbers."""
+    assert not HOG(4, 9)(torch.full((1, 3, 32, 32), 0.5)).any()
+
+
+def test_opposite_directions_are_one_orientation() -> None:
+    """Dark to light and light to dark, also at exactly 0 and 180 degrees."""
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:] = 1
+    assert torch.equal(HOG(4, 9)(image), HOG(4, 9)(1 - image))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cell": 9}, "options.cell is 9: images of 16 pixels need at most 8"),
+        ({"cells": 4}, "options.cells is not a known key (did you mean cell?)"),
+        ({"regularization": 0}, "options.regularization is 0"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, int], said: str) -> None:
+    """In a sentence that names the option."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        build("hog_svm", classes=3, size=16, options=options)
+
+
+def test_it_learns_without_gradients(hog_card: ModelCard, dataset: Dataset) -> None:
+    """One row of history, told like an epoch; the same weights each time."""
+    epochs: list[Epoch] = []
+
+    def once() -> Trained:
+        return train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: epochs.append(epoch))
+
+    trained = once()
+    history = trained.fitted.history
+    assert trained.metrics["best_val_accuracy"] > 0.9
+    assert not trained.metrics["by_gradients"]
+    assert [epoch.row for epoch in epochs] == history.to_dict("records")
+    assert set(EPOCH_METRICS) <= set(history)
+    assert history["val_accuracy"].tolist() == [pytest.approx(trained.metrics["best_val_accuracy"])]
+    assert torch.equal(last_dense(trained.fitted.network).weight, last_dense(once().fitted.network).weight)
+
+
+def test_it_is_fitted_once_a_seed(hog_card: ModelCard, dataset: Dataset) -> None:
+    """Under the tables of every training: a row per seed."""
+    recipe = Train(device="cpu", seeds=2, seed=5)
+    trained = train(hog_card, dataset, balance_of(dataset), Policy(), recipe, lambda seed, epoch: None)
+    assert sorted(trained.seeds["seed"]) == sorted(trained.history["seed"]) == [5, 6]
+    assert trained.seeds["best_epoch"].tolist() == [1, 1]
+
+
+def test_its_diagnosis_has_no_findings(hog_card: ModelCard, dataset: Dataset) -> None:
+    """Their remedies turn knobs of a training by gradients, even where nothing was learned."""
+    network, rows = fresh(hog_card).eval(), dataset.rows("train")
+    curves = pd.DataFrame()
+    found = examine(network, hog_card, curves, 1, 1 / 3, dataset, rows, RECIPE, CPU, by_gradients=False)
+    assert found["findings"] == []
+    assert found["train_images"] == len(rows) and 0 < found["train_accuracy_plain"] < 0.9
+
+
+def test_all_later_stages_take_it(hog_card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
+    """There is nothing to prune and nothing to quantize: it comes through whole, and ONNX Runtime agrees."""
+    network = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: None).fitted.network
+    before = last_dense(network).weight.clone()
+    pruned, metrics = prune(
+        network, hog_card, dataset, balance_of(dataset), Policy(), RECIPE, Prune(), lambda epoch: None
+    )  # fmt: skip
+    assert (metrics["parameters_kept"], metrics["macs_kept"]) == (1, 1)
+    assert torch.equal(last_dense(pruned.network).weight, before)
+    images, labels = dataset.of("val")
+    assert export(network, hog_card, images, labels, Export(), tmp_path / "fp32.onnx")["agreement"] == 1
+    copied = quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", dataset, Quantize())
+    assert (copied["agreement"], copied["quantized_layers"]) == (1, 0)
+    assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "fp32.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_image_of_weight_two_counts_like_two_images(classes: int) -> None:
+    """With two classes, where the machine has one score, and with more."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % classes
+    features_NF = draw.normal(size=(60, 5)) + 2 * np.eye(5)[labels]
+    twice = draw.random(60) < 0.3
+    listed = np.concatenate([np.arange(60), np.flatnonzero(twice)])
+    weighed, biases = solve(features_NF, labels, 1.0 + twice, Options(), 0)
+    doubled, _ = solve(features_NF[listed], labels[listed], np.ones(len(listed)), Options(), 0)
+    assert weighed.shape == (classes, 5)
+    assert weighed == pytest.approx(doubled, abs=1e-3)
+    assert accuracy(features_NF @ weighed.T + biases, labels) > 0.7
+
+
+@pytest.mark.parametrize("mode", ["sampler", "loss_weights"])
+def test_rare_classes_count_more(dataset: Dataset, mode: str) -> None:
+    """Both ways of weighing give every class the same sum of weights."""
+    splits = dataset.splits.copy()
+    rare = np.flatnonzero((splits["split"] == "train") & (dataset.labels == 0))
+    splits.loc[rare[5:], "split"] = "unused"
+    uneven = replace(dataset, splits=splits)
+    data = training_data(uneven, balance_of(uneven, mode), RECIPE)
+    sums = np.bincount(data.labels[data.rows], weights=sample_weights(data))
+    assert sums == pytest.approx(len(data.rows) / 3)
+
+
+def test_logit_offsets_are_taken_off(hog_card: ModelCard, dataset: Dataset) -> None:
+    """A class that was said to be frequent loses as much of its logit."""
+    plain = training_data(dataset, balance_of(dataset), RECIPE)
+    biases = []
+    for offsets in (plain.logit_offsets, np.array([1.0, 0, -2])):
+        network, data = build("hog_svm", classes=3, size=16), replace(plain, logit_offsets=offsets)
+        fit_closed_form(network, find("hog_svm").solve, hog_card, data, RECIPE, CPU, lambda epoch: None)
+        biases.append(last_dense(network).bias.detach())
+    assert (biases[0] - biases[1]).tolist() == pytest.approx([1, 0, -2], abs=1e-5)
+
+
+def test_the_temperature_makes_probabilities_of_scores() -> None:
+    """Scores that are ten times too sure are divided by ten; the classes stay."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(20_000, 4)) * 2
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (draw.random((20_000, 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    assert best_temperature(logits * 10, labels) == pytest.approx(10, rel=0.05)
+
+
+def test_it_sees_pixels_on_the_scale_from_0_to_1(hog_card: ModelCard, dataset: Dataset) -> None:
+    """Its statistics leave the pixels alone, so what is shipped gives what scikit-image's features would give."""
+    assert checked("hog_svm", {}) == Options()
+    network = build("hog_svm", classes=3, size=16).eval()
+    images_NHWC = dataset.images_NHWC[:5]
+    features = np.stack([hog(image, 9, (2, 2), (2, 2), channel_axis=-1) for image in images_NHWC])
+    logits = last_dense(network)(torch.from_numpy(features).float())
+    by_hand = torch.softmax(logits, dim=1).detach().numpy()
+    assert probabilities(network, hog_card, images_NHWC, CPU) == pytest.approx(by_hand, abs=1e-5)
