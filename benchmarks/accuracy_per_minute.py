@@ -54,10 +54,10 @@ class Data:
         self.names = tuple(sorted(found["class"].unique()))
         self.labels = found["class"].map({name: i for i, name in enumerate(self.names)}).to_numpy(dtype=np.int64)
         self.files = [str(folder / path) for path in found["path"]]
-        train = np.flatnonzero(found["split"] == "train")
+        train = np.flatnonzero(found["source_split"] == "train")
         shuffled = np.random.default_rng(0).permutation(train)
         self.val, self.train = np.sort(shuffled[: len(train) // 10]), np.sort(shuffled[len(train) // 10 :])
-        self.test = np.flatnonzero(found["split"] == "test")
+        self.test = np.flatnonzero(found["source_split"] == "test")
 
     def card(self, model: str) -> ModelCard:
         return ModelCard(model, self.names, preprocessing_of(Ingest(source="", root="")), MEAN, STD)

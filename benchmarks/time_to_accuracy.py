@@ -50,7 +50,7 @@ def main() -> None:
         images_NHWC = read_images(Path(scratch) / "images.npy")
         names = tuple(sorted(found["class"].unique()))
         labels = found["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
-        rows = np.random.default_rng(0).permutation(np.flatnonzero(found["split"] == "train"))
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(found["source_split"] == "train"))
         even = np.ones(len(names)), np.zeros(len(names))
         data = TrainingData(images_NHWC, labels, rows[len(rows) // 10 :], rows[: len(rows) // 10], *even, None)
         for wanted in sys.argv[2:] or DEFAULTS:
