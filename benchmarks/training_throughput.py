@@ -1,6 +1,6 @@
 """Training, images a second: our engine, the script that everyone starts from, and the bare step, in turns.
 
-    python benchmarks/training_throughput.py FOLDER [SECONDS [ROUNDS]]      FOLDER/CLASS/*.jpg, such as CIFAR-10's train
+    python benchmarks/training_throughput.py FOLDER [SECONDS [ROUNDS]]      FOLDER/CLASS/*.jpg or FOLDER/train/CLASS/*.jpg
 
 The usual script: ImageFolder, Pillow transforms (flip, rotation 10 degrees, colour jitter 0.2), a DataLoader with 2
 workers, float32, Adam, batch 32. Ours: the same network and the same augmentations, as `fit` trains it (one-cycle SGD,
@@ -116,6 +116,7 @@ def rate(steps: Generator[int, None, None], seconds: float, device: torch.device
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    folder = folder / "train" if (folder / "train").is_dir() else folder
     seconds, rounds = float([*sys.argv, "6"][2]), int([*sys.argv, "", "3"][3])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
