@@ -1,6 +1,6 @@
 """Training, images a second: our engine, the script that everyone starts from, and the bare step, in turns.
 
-    python benchmarks/training_throughput.py FOLDER [SECONDS [ROUNDS]]      FOLDER/CLASS/*.jpg or FOLDER/train/CLASS/*.jpg
+    python benchmarks/training_throughput.py FOLDER [SECONDS [ROUNDS]]      FOLDER/CLASS/*.jpg, or FOLDER/train/...
 
 The usual script: ImageFolder, Pillow transforms (flip, rotation 10 degrees, colour jitter 0.2), a DataLoader with 2
 workers, float32, Adam, batch 32. Ours: the same network and the same augmentations, as `fit` trains it (one-cycle SGD,

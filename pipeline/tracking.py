@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pipeline.artifacts import LINEAGE, read_json, read_table, sha256
+from pipeline.artifacts import LINEAGE, read_json, read_table, sha256, write_json
 from pipeline.config import Params
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 CHECKPOINT_TAG = "checkpoint.sha256"
+MEMO = "run.json"  # of a training that is not over, or that the server does not know the end of
 MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
 # A run's metrics are read side by side: the headline ones get short names
 PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
@@ -81,6 +82,7 @@ class LiveRun:
     client: MlflowClient | None
     run_id: str = ""
     silent: bool = False
+    memo: Path | None = None
     sent: dict[str, set[int]] = field(default_factory=dict)
 
     def epoch(self, row: Mapping[str, float], cost: Mapping[str, float], prefix: str = "") -> None:
@@ -101,28 +103,31 @@ class LiveRun:
         self.silent = attempt.failed
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
+        digest = sha256(checkpoint)
+        if self.memo is not None and self.memo.exists():
+            _remember(self.memo, _recalled(self.memo) | {"checkpoint": digest})  # for `sync`, if the server is away now
         if self.client is None:
             return
         with _forgiving("the end of the run"):
-            for key, value in {**tags, CHECKPOINT_TAG: sha256(checkpoint)}.items():
+            for key, value in {**tags, CHECKPOINT_TAG: digest}.items():
                 self.client.set_tag(self.run_id, key, value)
 
 
 @contextmanager
-def live_run(params: Params, model: str, memo: Path | None = None, wanted: bool = True) -> Iterator[LiveRun]:
+def live_run(
+    params: Params, model: str, memo: Path | None = None, key: str = "", wanted: bool = True
+) -> Iterator[LiveRun]:
     """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly.
 
-    Its id is kept in the file `memo`, and a training that goes on later goes on in the same run. Not `wanted`: no run,
-    for the processes of a team that do not lead it.
+    Its id is kept in the file `memo`, and a training of the same `key` that goes on later goes on in the same run. Not
+    `wanted`: no run, for the processes of a team that do not lead it.
     """
-    live = LiveRun(None)
+    live = LiveRun(None, memo=memo)
     if wanted:
         with _forgiving("the start of the run"):
             client = connect()
-            live = LiveRun(client, _reopened(client, memo) or _create_run(client, params, model).info.run_id)
-            if memo is not None:
-                memo.parent.mkdir(parents=True, exist_ok=True)
-                memo.write_text(live.run_id)
+            live = LiveRun(client, _reopened(client, memo, key) or _opened(client, params, model, memo, key), memo=memo)
+            _log_params(client, params, model, live.run_id)
     try:
         with _system_metrics(live):
             yield live
@@ -132,23 +137,58 @@ def live_run(params: Params, model: str, memo: Path | None = None, wanted: bool 
     _close(live, "FINISHED")
 
 
-def _reopened(client: MlflowClient, memo: Path | None) -> str:
+def _opened(client: MlflowClient, params: Params, model: str, memo: Path | None, key: str) -> str:
+    run_id = str(_create_run(client, params, model).info.run_id)
+    if memo is not None:
+        _remember(memo, {"key": key, "run_id": run_id})
+    return run_id
+
+
+def _reopened(client: MlflowClient, memo: Path | None, key: str) -> str:
     """The id of the run that was begun, running again; nothing if there is none, or it was deleted since."""
+    run = _remembered(client, memo, "key", key)
+    if run is None:
+        return ""
+    client.update_run(run.info.run_id, status="RUNNING")
+    return str(run.info.run_id)
+
+
+def _adopted(client: MlflowClient, memo: Path, checkpoint: str) -> Run | None:
+    """The run of a training whose end the server did not hear of."""
+    run = _remembered(client, memo, "checkpoint", checkpoint)
+    if run is None:
+        return None
+    client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
+    client.set_terminated(run.info.run_id)
+    return client.get_run(run.info.run_id)
+
+
+def _remembered(client: MlflowClient, memo: Path | None, field: str, value: str) -> Run | None:
+    """The run in the memo, if `field` of the memo has this value and the server knows the run."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-    if memo is None or not memo.exists():
-        return ""
-    run_id = memo.read_text()
+    known = _recalled(memo) if memo is not None else {}
+    if known.get(field) != value:
+        return None
     try:
-        if client.get_run(run_id).info.lifecycle_stage == "deleted":
-            return ""
+        run = client.get_run(known["run_id"])
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
-        return ""
-    client.update_run(run_id, status="RUNNING")
-    return run_id
+        return None
+    return None if run.info.lifecycle_stage == "deleted" else run
+
+
+def _remember(memo: Path, content: Mapping[str, str]) -> None:
+    """Replaced as a whole: a kill leaves the old memo or the new one."""
+    new = memo.with_suffix(".new")
+    write_json(new, content)
+    new.replace(memo)
+
+
+def _recalled(memo: Path) -> dict[str, str]:
+    return dict(read_json(memo)) if memo.exists() else {}
 
 
 @contextmanager
@@ -189,7 +229,12 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     """
     folder = artifacts / params.maker(model) / model
     checkpoint = sha256(folder / "checkpoint.safetensors")
-    run = find_run(client, params, model, checkpoint) or _backfilled(client, params, model, checkpoint)
+    memo = artifacts.parent / "resume" / "train" / model / MEMO
+    run = (
+        find_run(client, params, model, checkpoint)
+        or _adopted(client, memo, checkpoint)
+        or _backfilled(client, params, model, checkpoint)
+    )
     if model in params.models:  # an ensemble has no epochs
         _send_history(client, run.info.run_id, folder / "history.csv")
     data = data_lineage(artifacts)
@@ -211,6 +256,8 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
             timings = _numbers({r["variant"]: r for r in rows}, "benchmark.")
             digest = sha256(benchmark)
             _log_once(client, run, "recorded.benchmark", digest, lambda: _log_metrics(client, run.info.run_id, timings))
+    if _recalled(memo).get("checkpoint") == checkpoint:
+        memo.unlink()
     return str(run.info.run_id)
 
 
@@ -243,20 +290,22 @@ def _git(*arguments: str) -> str:
 
 
 def _create_run(client: MlflowClient, params: Params, model: str) -> Run:
-    from mlflow.entities import Param
-
-    own = _own_params(params, model)
-    run = client.create_run(
+    architecture = _own_params(params, model)["architecture"]
+    return client.create_run(
         experiment_id(client, params.experiment),
         run_name=model,
-        tags={"model": model, "architecture": own["architecture"], "mlflow.source.name": "dvc repro", **lineage()},
+        tags={"model": model, "architecture": architecture, "mlflow.source.name": "dvc repro", **lineage()},
     )
-    # The recipe under its plain names, everything else under its section's
-    values = own
+
+
+def _log_params(client: MlflowClient, params: Params, model: str, run_id: str) -> None:
+    """The recipe under its plain names, everything else under its section's; what is there already changes nothing."""
+    from mlflow.entities import Param
+
+    values = _own_params(params, model)
     for section, content in params.model_dump(by_alias=True, exclude={"models", "ensembles", "train"}).items():
         values |= {f"{section}.{k}": v for k, v in content.items()} if isinstance(content, dict) else {section: content}
-    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
-    return run
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in values.items()])
 
 
 def _own_params(params: Params, model: str) -> dict[str, Any]:
@@ -271,6 +320,7 @@ def _own_params(params: Params, model: str) -> dict[str, Any]:
 def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
     """A run for a checkpoint that MLflow does not know; its history follows from the file."""
     run = _create_run(client, params, model)
+    _log_params(client, params, model, run.info.run_id)
     client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
     client.set_terminated(run.info.run_id)
     return client.get_run(run.info.run_id)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -309,3 +311,42 @@ def test_the_registered_model_needs_no_code_of_ours(
     folder = mlflow.artifacts.download_artifacts(f"models:/{params.registry.name}@champion")
     session = onnxruntime.InferenceSession(next(Path(folder).glob("*.onnx")))
     assert np.allclose(session.run(["probabilities"], {"image": images[:]})[0], ours, atol=1e-6)
+
+
+def test_a_run_whose_end_was_not_heard_is_not_made_again(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server went away in mid-training: the run that was begun gets the rest, and there is no other one."""
+    memo = artifacts.parent / "resume" / "train" / MODEL / "run.json"
+    source = artifacts / "train" / MODEL / "checkpoint.safetensors"
+    here = os.environ["MLFLOW_TRACKING_URI"]
+    with live_run(params, MODEL, memo, "key") as live:
+        live.epoch({str(key): value for key, value in HISTORY.to_dict("records")[0].items()}, {})
+        run_id = live.run_id
+        live.client = mlflow.MlflowClient("http://127.0.0.1:9")  # nobody listens there
+        live.finished(source, {"device": "cpu"})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    client = connect()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert sync(client, params, MODEL, artifacts) == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert sorted(metric.step for metric in client.get_metric_history(run_id, "val_loss")) == [1, 2, 3]
+    assert not memo.exists()
+
+
+def test_a_memo_of_another_training_opens_a_new_run(artifacts: Path, params: Params) -> None:
+    """Only the same key goes on; and a run that was deleted meanwhile is not opened again."""
+    memo = artifacts.parent / "resume" / "train" / MODEL / "run.json"
+    with pytest.raises(KeyboardInterrupt), live_run(params, MODEL, memo, "one") as first:
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), live_run(params, MODEL, memo, "one") as again:
+        raise KeyboardInterrupt
+    assert again.run_id == first.run_id
+    assert connect().get_run(first.run_id).info.status == "KILLED"
+    with live_run(params, MODEL, memo, "two") as other:
+        pass
+    assert other.run_id != first.run_id
+    connect().delete_run(other.run_id)
+    with live_run(params, MODEL, memo, "two") as new:
+        pass
+    assert new.run_id not in (other.run_id, first.run_id)

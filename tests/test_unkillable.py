@@ -130,7 +130,7 @@ def test_another_recipe_does_not_resume(root: Path) -> None:
     (root / "resume").mkdir()
     torch.save({"nothing": 1}, root / "resume" / "0123456789abcdef-0.pt")
     assert "going on" not in trains(root, "other", "--resume", "resume")
-    assert list((root / "resume").glob("*-*")) == []
+    assert list((root / "resume").glob("*.pt")) == []
     assert outputs(root, "other") == outputs(root, "whole")
 
 

@@ -23,13 +23,15 @@ class Kept:
         self.key = fingerprint(
             [*inputs, torch.__version__, torch.get_num_threads()],
             files,
-            [code / "training", code / "architectures", code / "config" / "models.py"],
+            [code / "training", code / "architectures", code / "stages" / "train.py", code / "stages" / "prune.py"],
         )
 
     @property
     def memo(self) -> Path | None:
-        """Where the id of the MLflow run stands."""
-        return self.folder / f"{self.key}-run.txt" if self.folder else None
+        """Where tracking notes which run it is."""
+        from pipeline.tracking import MEMO
+
+        return self.folder / MEMO if self.folder else None
 
     def vault(self, seed: int) -> Vault:
         from pipeline.training.resume import Vault
@@ -37,6 +39,6 @@ class Kept:
         return Vault(self.folder, f"{self.key}-{seed}", self.seconds)
 
     def clear(self) -> None:
-        """The results are written; what was kept of other recipes is of no use any more either."""
-        for path in self.folder.glob("*-*") if self.folder else ():
+        """The results are written; states of other recipes are of no use any more either."""
+        for path in self.folder.glob("*.pt") if self.folder else ():
             path.unlink(missing_ok=True)

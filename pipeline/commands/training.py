@@ -30,6 +30,7 @@ def train(
     from pipeline.stages.train import training_data
     from pipeline.tracking import live_run, sync_or_warn
     from pipeline.training.examination import examine
+    from pipeline.training.interruption import ended_at_once
     from pipeline.training.progress import Epoch, say
     from pipeline.training.team import joined, start
 
@@ -39,8 +40,8 @@ def train(
     material = material_of(images, splits, augmented)
     card = card_of(config.models[model], material, preprocessing)
     kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs], [images, splits])
-    with joined() as team, summary(f"train {model}", team.leads) as facts:
-        with live_run(config, model, kept.memo, team.leads) as live:
+    with joined(recipe.device) as team, summary(f"train {model}", team.leads) as facts:
+        with ended_at_once(), live_run(config, model, kept.memo, kept.key, team.leads) as live:
 
             def on_epoch(seed: int, epoch: Epoch) -> None:
                 say(epoch)
@@ -63,10 +64,10 @@ def train(
             measured = trained.metrics | {"train_accuracy_plain": diagnosis["train_accuracy_plain"]}
             write_metrics(out, measured, checkpoint, splits=sha256(splits))
             live.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})
+        sync_or_warn(config, model, out.parent.parent)
         kept.clear()
         facts += [f"val accuracy {trained.metrics['best_val_accuracy']:.4f}", f"best epoch {trained.fitted.best_epoch}"]
         facts += [str(placement.device), placement.reason, f"weights {trained.seeds['weights'][0]}"]
-    sync_or_warn(config, model, out.parent.parent)
 
 
 def _write_training(out: Path, trained: Trained, card: ModelCard) -> Path:
@@ -93,12 +94,13 @@ def prune(
     from pipeline.stages.prune import prune as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
+    from pipeline.training.interruption import ended_at_once
     from pipeline.training.progress import say
 
     config = load(params)
     recipe = config.recipe(model)
     material = material_of(images, splits, augmented)
-    with summary(f"prune {model}") as facts:
+    with summary(f"prune {model}") as facts, ended_at_once():
         network, card = checkpoint.load(source)
         kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs, config.prune], [images, source])
         fitted, metrics = run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,10 +62,20 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
     if ratio is None:
         ratio = round(_probe(network, size, classes), 2)
         if record is not None:
-            write_json(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
+            _keep(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
     return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
+
+
+def _keep(record: Path, content: dict[str, Any]) -> None:
+    """Replaced as a whole. A full disk costs the record, which is said, not the training."""
+    new = record.with_suffix(".new")
+    try:
+        write_json(new, content)
+        new.replace(record)
+    except OSError as error:
+        print(f"warning: the probe's result is not kept in {record}: {error.strerror}", file=sys.stderr)
 
 
 def _recalled(record: Path | None, circumstances: str) -> float | None:

@@ -125,7 +125,9 @@ class Engine:
             tally[3] += norm
             tally[4] = torch.maximum(tally[4], norm)
             tally[5] += 1
-            tally[6] = torch.where(torch.isfinite(loss), tally[6], tally[6].clamp(max=number))
+            # The norm too: a gradient that is not finite spoils the weights before any loss shows it
+            sound = torch.isfinite(loss) & torch.isfinite(norm)
+            tally[6] = torch.where(sound, tally[6], tally[6].clamp(max=number))
 
     def _backward(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
@@ -154,7 +156,8 @@ class Engine:
         targets = self.objective.targets(labels)
         inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        parts = math.ceil(len(labels) / self.micro_batch)
+        # No part of a single image, over which batch norm has no variance
+        parts = max(1, min(math.ceil(len(labels) / self.micro_batch), len(labels) // 2))
         sums = torch.zeros(3, device=labels.device)
         for i, (part, wanted) in enumerate(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)):
             with self.team.together(self.wrapped, last=i == parts - 1):
@@ -170,6 +173,10 @@ class Engine:
     def _take_less(self, images: int, error: Exception) -> None:
         """Half as many images at once; the batch stays what it is. Raises ValueError when nothing is left to halve."""
         taken = min(self.micro_batch, images)
+        if self.team.size > 1:  # a step that is done again would meet the others' next one
+            raise ValueError(
+                f"a GPU of the team has not enough memory for {taken} images: lower train.micro_batch"
+            ) from error
         if taken <= 2:
             raise ValueError(
                 f"the GPU has not enough memory for {taken} images at once ({str(error).split('.')[0]}): lower "

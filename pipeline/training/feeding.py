@@ -29,11 +29,13 @@ class Feed(Protocol):
         ...
 
 
-def feed(images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray, wanted: str, device: torch.device) -> Feed:
-    """`rows`: all that will ever be asked for. `wanted` as in `train.images`."""
+def feed(
+    images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray, wanted: str, device: torch.device, sharers: int = 1
+) -> Feed:
+    """`rows`: all that will ever be asked for. `wanted` as in `train.images`; `sharers`: processes on this memory."""
     used = np.unique(rows)
     size = len(used) * int(np.prod(images_NHWC.shape[1:]))
-    if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device)):
+    if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
         return Streamed(images_NHWC, labels, device)
     return Resident(images_NHWC, labels, used, device)
 
@@ -69,7 +71,9 @@ class Streamed:
 
     def __init__(self, images_NHWC: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
         expect_random_access(images_NHWC)
-        self.images_NHWC, self.labels, self.device = images_NHWC, labels, device
+        # Each thread has a current GPU of its own
+        self.device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+        self.images_NHWC, self.labels = images_NHWC, labels
         self.waited = 0.0
 
     def batches(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -78,6 +82,8 @@ class Streamed:
 
         def read() -> None:
             try:
+                if self.device.type == "cuda":
+                    torch.cuda.set_device(self.device)
                 for part in parts:
                     if finished.is_set():
                         return

@@ -23,6 +23,20 @@ class Stop:
 
 
 @contextmanager
+def ended_at_once() -> Iterator[None]:
+    """SIGTERM as an Interrupted, as Ctrl-C is a KeyboardInterrupt, before and after the steps of a training."""
+
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal_number, "before or after the steps of the training")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def noticed() -> Iterator[Stop]:
     """The first signal is noted; a second one does what it always does, so that nobody has to wait."""
     stop = Stop()

@@ -74,20 +74,26 @@ def fit(
     Raises ValueError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
     then in the vault.
     """
-    record = vault.folder / "probe.json" if vault.folder else None
+    record = vault.folder / "probe.json" if vault.folder and team.leads else None
     # One process decides for all
     placement = team.told(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
     state = vault.load()
     weights = (data.class_weights, data.logit_offsets)
-    engine = Engine(network, card, weights, recipe, policy, placement, rates or {}, team)
-    source = feed(
-        data.images_NHWC, data.labels, np.concatenate([data.rows, data.val_rows]), recipe.images, placement.device
-    )
-    training = _Training(engine, data, source, vault, on_epoch)
-    if state:
-        training.load(state)
-    with noticed() as stop, engine.at_work():
-        training.run(stop)
+    rows = np.concatenate([data.rows, data.val_rows])
+    sharers = team.size if placement.device.type == "cpu" else 1
+    try:
+        engine = Engine(network, card, weights, recipe, policy, placement, rates or {}, team)
+        source = feed(data.images_NHWC, data.labels, rows, recipe.images, placement.device, sharers)
+        training = _Training(engine, data, source, vault, on_epoch)
+        if state:
+            training.load(state)
+        with noticed() as stop, engine.at_work():
+            training.run(stop)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
+            f"train.micro_batch, or choose a smaller network"
+        ) from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
 
@@ -130,15 +136,22 @@ class _Training:
 
     def run(self, stop: Stop) -> None:
         self.clock = time.perf_counter()
-        while len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and not self._out_of_patience():
+        while self._goes_on():
             self._epoch(len(self.history) + 1, stop)
+            self._pause(stop, self.step)
         self._save_if(True)  # the other seeds may still be killed
+
+    def _goes_on(self) -> bool:
+        if not self.history or self.step:  # one epoch in any case, and none is left half done
+            return True
+        self._tell_time()
+        return len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and not self._out_of_patience()
 
     def _epoch(self, epoch: int, stop: Stop) -> None:
         engine, start, waited = self.engine, time.perf_counter(), self.source.waited
         batches = self._batches(epoch)
         learning_rate = self._learning_rate(0)
-        images = sum(len(part) for part in batches[self.step :])
+        images = sum(len(part) for part in batches[self.step :]) * self.team.size
         with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
             engine.crew.train()
             for inputs, labels in self.source.batches(batches[self.step :]):
@@ -149,12 +162,12 @@ class _Training:
                 self.step += 1
                 if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
                     bar.show(self._look())
-                self._pause(stop)
+                self._pause(stop, number + 1)
                 if self._share_of_time() >= 1:
                     break
         tally = self._look(self.team)
         trained = time.perf_counter() - start
-        val_loss, val_accuracy = self._validate()
+        val_loss, val_accuracy = self._validate(stop)
         row = {
             "epoch": epoch,
             "learning_rate": learning_rate,
@@ -218,7 +231,7 @@ class _Training:
         # Batch norm has no variance over a single image
         return [part[team.rank :: team.size] for part in parts if len(part) >= 2 * team.size]
 
-    def _validate(self) -> tuple[float, float]:
+    def _validate(self, stop: Stop) -> tuple[float, float]:
         """Mean cross-entropy and accuracy on the validation rows."""
         team, rows = self.team, self.data.val_rows
         team.same_buffers(self.engine.kept)
@@ -227,6 +240,8 @@ class _Training:
         sums = torch.zeros(3, device=self.engine.placement.device)
         for images, labels in self.source.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
             sums += self.engine.score(images, labels)
+            if team.size == 1:  # processes may have different numbers of batches here
+                self._pause(stop, self.step)
         loss, correct, count = team.total(sums).tolist()
         assert count == len(rows)
         return loss / count, correct / count
@@ -246,14 +261,14 @@ class _Training:
             )
         return tally
 
-    def _pause(self, stop: Stop) -> None:
-        """Between two steps: a checkpoint if it is time for one, an end if a signal asked for it."""
-        asked = bool(stop.signal_number)
+    def _pause(self, stop: Stop, number: int) -> None:
+        """Between two steps, the next of which is `number`: a checkpoint if it is time, an end if a signal asked."""
+        asked = stop.signal_number
         if self.team.size > 1:
-            asked = self.step % ASK == 0 and self.team.any(asked, self.engine.placement.device)
-        self._save_if(asked or self.vault.due())
+            asked = self.team.most(asked, self.engine.placement.device) if number % ASK == 0 else 0
+        self._save_if(bool(asked) or self.vault.due())
         if asked:
-            raise Interrupted(stop.signal_number, self._where())
+            raise Interrupted(asked, self._where())
 
     def _save_if(self, wanted: bool) -> None:
         """Never a state whose loss was not finite."""

@@ -50,7 +50,7 @@ def suggested(found: pd.DataFrame) -> tuple[float, float]:
 
     Raises ValueError when the loss never fell.
     """
-    smooth = found["smooth"].to_numpy()
+    smooth = found["smooth"].to_numpy() if len(found) else np.zeros(1)
     lowest = int(smooth.argmin())
     if lowest < 3:
         raise ValueError("the loss did not fall at any learning rate: look at the data and at the augmentation first")

@@ -13,7 +13,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 def free_bytes(device: torch.device) -> int:
     """What a training may still use on the device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps for its next tensors is free for them
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return min(int(psutil.virtual_memory().available), *_left_in_cgroups())
 
 

@@ -69,13 +69,21 @@ class Progress:
 
 
 def device_health(device: torch.device) -> dict[str, float]:
-    """Of a GPU: its memory in use at the most since the last call (MB), utilization (%), temperature (C)."""
+    """Of a GPU, what it tells: memory in use at the most since the last call (MB), utilization (%), temperature (C)."""
     if device.type != "cuda":
         return {}
+    import pynvml
+
     peak = torch.cuda.max_memory_allocated(device) / 1e6
     torch.cuda.reset_peak_memory_stats(device)
-    return {
-        "gpu_memory_mb": peak,
-        "gpu_utilization_percent": float(torch.cuda.utilization(device)),
-        "gpu_temperature_c": float(torch.cuda.temperature(device)),
-    }
+    health = {"gpu_memory_mb": peak}
+    for name, look in (
+        ("gpu_utilization_percent", torch.cuda.utilization),
+        ("gpu_temperature_c", torch.cuda.temperature),
+    ):
+        try:
+            health[name] = float(look(device))
+        # Parts of a GPU, and containers without the driver's tools, do not say: no reason to stop a training
+        except (RuntimeError, ModuleNotFoundError, pynvml.NVMLError):
+            continue
+    return health

@@ -13,6 +13,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.training.device import choose_device
+
 _Value = TypeVar("_Value")
 
 
@@ -47,16 +49,13 @@ class Team:
             distributed.all_reduce(values)
         return values
 
-    def largest(self, values: torch.Tensor) -> torch.Tensor:
-        if self.size > 1:
-            distributed.all_reduce(values, distributed.ReduceOp.MAX)
-        return values
-
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """True on all if it is true on one: whoever stops alone leaves the others waiting for ever."""
+    def most(self, number: int, device: torch.device) -> int:
+        """The largest of all: whoever stops alone leaves the others waiting for ever."""
         if self.size == 1:
-            return flag
-        return bool(self.largest(torch.tensor(float(flag), device=device)))
+            return number
+        largest = torch.tensor(number, device=device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
 
     def told(self, value: _Value) -> _Value:
         """What the leader says."""
@@ -89,18 +88,18 @@ def _launched() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """The team that torchrun has started this process in, if it has."""
+def joined(device: str) -> Iterator[Team]:
+    """The team that torchrun has started this process in, if it has. `device` as in `train.device`."""
     if not _launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
     team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-    if torch.cuda.is_available():
+    on_gpus = choose_device(device).type == "cuda"
+    if on_gpus:
         if team.local >= torch.cuda.device_count():
             raise ValueError(f"train.processes needs a GPU each, and there are {torch.cuda.device_count()}: lower it")
         torch.cuda.set_device(team.local)
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield team
-    finally:
-        distributed.destroy_process_group()
+    distributed.init_process_group("nccl" if on_gpus else "gloo")
+    yield team
+    # Not after an error: NCCL would wait for the others, who wait for us; torchrun ends them
+    distributed.destroy_process_group()

@@ -98,8 +98,8 @@ def _blend(images: torch.Tensor, dull: torch.Tensor, more: torch.Tensor) -> torc
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
-    luma = torch.tensor(YIQ[0], device=images.device)[:, None, None]
-    return (images * luma).sum(dim=1, keepdim=True)
+    red, green, blue = YIQ[0]  # as numbers: a tensor of them would make a GPU wait for the host
+    return red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
 
 
 def _brightness(images: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
