@@ -233,3 +233,15 @@ def test_an_unknown_policy_is_named() -> None:
     """The sentence lists what there is."""
     with pytest.raises(ValueError, match=r"augment\.policy is 'weak'; it can be: none, light"):
         resolve("weak", {})
+
+
+def test_flips_and_shifts_alone_do_not_blur() -> None:
+    """Only whole pixels move: every value of the result is one of the image's, and the shifts still differ."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (64, 16, 16, 3), dtype=torch.uint8)
+    unscaled = 1 / 255  # a normalization that leaves values as they are
+    augment = Augmenter(Policy(horizontal_flip=True, translation=0.25), (0.0,) * 3, (unscaled,) * 3, CPU, 0)
+    found = augment(images)
+    assert torch.allclose(found, found.round(), atol=1e-2)
+    many = augment(images[:1].expand(64, -1, -1, -1)).round().flatten(1)
+    assert len(torch.unique(many, dim=0)) > 20

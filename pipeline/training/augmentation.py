@@ -10,7 +10,7 @@ import torch
 
 from pipeline.training.colour import ColourMap
 from pipeline.training.draws import Draws
-from pipeline.training.geometry import affine, resample
+from pipeline.training.geometry import affine, by_whole_pixels, resample
 from pipeline.training.policy import Policy
 from pipeline.training.rectangles import inside, sides
 from pipeline.training.trivial_augment import TrivialAugment
@@ -40,6 +40,8 @@ class Augmenter:
             images_NCHW = self.trivial_augment(images_NCHW)
         if self.policy.warps:
             theta = affine(self.policy, self.draws, len(images_NCHW))
+            if not self.policy.interpolates:
+                theta = by_whole_pixels(theta, images_NCHW)
             images_NCHW = resample(images_NCHW, theta, beyond="reflection")
         images_NCHW = self.colour(images_NCHW, self.draws)
         if self.policy.cutout:

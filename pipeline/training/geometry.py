@@ -28,6 +28,13 @@ def affine(policy: Policy, draws: Draws, count: int) -> torch.Tensor:
     return _inside_crop(theta, policy.resized_crop, draws) if policy.resized_crop else theta
 
 
+def by_whole_pixels(theta: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
+    """Where images are only flipped and shifted, shifts by parts of a pixel would blur what validation sees sharp."""
+    height, width = images_NCHW.shape[2:]
+    x, y = ((theta[:, i, 2] * side / 2).round() * 2 / side for i, side in enumerate((width, height)))
+    return torch.cat([theta[:, :, :2], torch.stack([x, y], dim=1)[:, :, None]], dim=2)
+
+
 def _inside_crop(theta: torch.Tensor, smallest: float, draws: Draws) -> torch.Tensor:
     """Let the whole of `theta` happen inside a random window that lies within the image."""
     area = draws.between(smallest, 1, len(theta))

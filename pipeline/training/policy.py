@@ -19,7 +19,8 @@ class Policy:
     rotation: float = 0.0
     """Degrees, drawn from [-rotation, rotation]."""
     translation: float = 0.0
-    """Share of the side, drawn from [-translation, translation] for each axis."""
+    """Share of the side, drawn from [-translation, translation] for each axis; in whole pixels where flips and shifts
+    are all that happens."""
     scale: float = 0.0
     """Zoom drawn from [1 - scale, 1 + scale]."""
     resized_crop: float = 0.0
@@ -62,8 +63,12 @@ class Policy:
 
     @property
     def warps(self) -> bool:
-        flips = self.horizontal_flip or self.vertical_flip
-        return flips or any((self.rotation, self.translation, self.scale, self.resized_crop))
+        return self.horizontal_flip or self.vertical_flip or self.translation > 0 or self.interpolates
+
+    @property
+    def interpolates(self) -> bool:
+        """Pixels of the result lie between pixels of the image. Shifts alone are by whole pixels."""
+        return any((self.rotation, self.scale, self.resized_crop))
 
 
 POLICIES = {
