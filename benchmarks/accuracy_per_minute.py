@@ -133,7 +133,7 @@ def main() -> None:
                 axes.plot(found["minutes"], 100 * found["val_accuracy"], marker=".", color=colour, label=name)
             axes.set(title=model, xlabel="minutes", xlim=(0, None))
             axes.grid(alpha=0.3)
-            axes.legend(loc="lower right")
+            axes.legend()
             axes.set_ylabel("validation accuracy, %")
     save(figure, out)
     print(f"picture: {out}")
