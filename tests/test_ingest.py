@@ -68,9 +68,9 @@ def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, digit_folder: Path) -> None:
-    """An array of 130 MB is written with a fraction of that: blocks are let go of."""
+    """An array of 260 MB is written with less than half of that, however slow the disk is: blocks are let go of."""
     root = tmp_path / "images"
-    for copy in range(10):
+    for copy in range(20):
         shutil.copytree(digit_folder, root, dirs_exist_ok=True, copy_function=_numbered(copy))
     tracemalloc.start()
     try:
@@ -78,8 +78,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, digit_folder: Path) 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (tmp_path / "images.npy").stat().st_size > 130e6
-    assert peak < 90e6
+    assert (tmp_path / "images.npy").stat().st_size > 260e6
+    assert peak < 130e6
 
 
 def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ while True:
         print(f"killed {kills} times", os.WEXITSTATUS(status))
         sys.exit(os.WEXITSTATUS(status))
     kills += 1
-    pace *= 1.02  # so that it ends
+    pace *= 1.04  # so that it ends
 """
 RECIPE = {"epochs": 8, "checkpoint_seconds": 0.0, "ema": 0.9, "optimizer": "adamw", "learning_rate": 0.002}
 
