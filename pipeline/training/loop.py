@@ -191,6 +191,8 @@ class _Training:
         self._save_if(self.vault.due())
         if self.team.leads:
             left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]
+            if self.recipe.time_limit:
+                left = min(left, max(0.0, 60 * self.recipe.time_limit - self._elapsed()))
             self.on_epoch(Epoch(row, cost, left))
 
     def _learning_rate(self, step: int) -> float:

@@ -1,0 +1,16 @@
+"""The only package that speaks to MLflow's tracking server (registry.py: to its registry).
+
+One run per trained model, found by content: the run carries the SHA-256 of its checkpoint as a tag. Whatever is
+sent twice is there once, and what a stage could not send, because the server was down or because DVC restored the
+stage from its cache, the next call of `sync` sends.
+"""
+
+from pipeline.tracking.live import LiveRun, live_run
+from pipeline.tracking.runs import CHECKPOINT_TAG, EPOCH_METRICS, MEMO, data_lineage, find_run, lineage
+from pipeline.tracking.server import connect, experiment_id, explained
+from pipeline.tracking.sync import sync, sync_or_warn
+
+__all__ = [
+    "CHECKPOINT_TAG", "EPOCH_METRICS", "MEMO", "LiveRun", "connect", "data_lineage", "experiment_id", "explained",
+    "find_run", "lineage", "live_run", "sync", "sync_or_warn",
+]  # fmt: skip
