@@ -60,12 +60,12 @@ def main() -> None:
             card = ModelCard(model, names, preprocessing_of(Ingest(source="", root="")), MEAN, STD)
             seen: list[tuple[float, Epoch]] = []
             network, rates = prepared(card, data, seed=0)
+
+            def told(epoch: Epoch, seen: list[tuple[float, Epoch]] = seen) -> None:
+                seen.append((time.perf_counter(), epoch))
+
             start = time.perf_counter()
-            fit(
-                network, card, data, recipe, POLICY,
-                lambda epoch, seen=seen: seen.append((time.perf_counter(), epoch)),  # type: ignore[misc]
-                rates=rates,
-            )  # fmt: skip
+            fit(network, card, data, recipe, POLICY, told, rates=rates)
             reached = [at - start for at, epoch in seen if epoch.row["val_accuracy"] >= float(accuracy)]
             best = max(epoch.row["val_accuracy"] for _, epoch in seen)
             # The first epoch pays for kernels that are chosen and memory that is taken

@@ -41,14 +41,9 @@ RECIPE = Train(batch_size=128, learning_rate=0.05)
 
 def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None, None]:
     """Yields the number of images after each step."""
-    loader = DataLoader(
-        ImageFolder(
-            str(folder),
-            usual_transforms(),
-        ),
-        batch_size=32, shuffle=True, num_workers=2, drop_last=True,
-    )  # fmt: skip
-    network = build(model, classes=len(loader.dataset.classes), size=32).to(device).train()  # type: ignore[attr-defined]
+    images_of = ImageFolder(str(folder), usual_transforms())
+    loader = DataLoader(images_of, batch_size=32, shuffle=True, num_workers=2, drop_last=True)
+    network = build(model, classes=len(images_of.classes), size=32).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4)
     while True:
         for images, labels in loader:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,9 +29,23 @@ PROFILE = "profile.json"
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file: a kill or a full disk leaves the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.artifacts import Dataset, ModelCard
+from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, in_words
-from pipeline.training.activity import silent_units
+from pipeline.training.activity import watched
 from pipeline.training.checkpoint import fresh
+from pipeline.training.deployable import probabilities
 from pipeline.training.examination import examine
 
 RECIPE = Train(epochs=10)
@@ -46,6 +47,12 @@ def a_history(epochs: int = 10, **columns: list[float]) -> pd.DataFrame:
 def kept(**fields: float) -> Kept:
     healthy = Kept(10, train_accuracy=0.89, val_accuracy=0.86, val_images=5000, classes=10)
     return replace(healthy, **fields)  # type: ignore[arg-type]  # some are whole numbers
+
+
+def silent_units(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> pd.DataFrame:
+    with watched(network) as watch:
+        probabilities(network, card, images_NHWC, device)
+    return watch.table()
 
 
 def names(found: list[Finding]) -> list[str]:

@@ -132,7 +132,7 @@ class Greedy(Plain):
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         if len(images_NCHW) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
-        logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]
+        logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]  # torch types it for itself only
         return logits
 
 
@@ -225,7 +225,7 @@ def test_a_gradient_that_is_not_finite_stops_it_before_anything_is_saved(card: M
 
     class Spoiled(Plain):
         def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]
+            logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]  # torch types it for itself only
             if logits.requires_grad:
                 logits.register_hook(lambda gradient: gradient * float("inf"))
             return logits

@@ -27,7 +27,6 @@ def train(
     from pipeline.artifacts import sha256, write_json
     from pipeline.evaluation.diagnosis import in_words
     from pipeline.stages.train import train as run
-    from pipeline.stages.train import training_data
     from pipeline.tracking import live_run, sync_or_warn
     from pipeline.training.examination import examine
     from pipeline.training.interruption import ended_at_once
@@ -55,8 +54,7 @@ def train(
             diagnosis = examine(
                 trained.fitted.network, card, trained.fitted.history, trained.fitted.best_epoch,
                 trained.metrics["best_val_accuracy"], material.dataset,
-                training_data(material.dataset, material.balance, recipe).rows, recipe, placement.device,
-                trained.metrics["by_gradients"],
+                trained.rows, recipe, placement.device, trained.metrics["by_gradients"],
             )  # fmt: skip
             write_json(out / "diagnosis.json", diagnosis)
             if trained.metrics["by_gradients"]:
@@ -110,7 +108,7 @@ def prune(
         checkpoint.save(out / "checkpoint.safetensors", fitted.network, card)
         write_table(out / "history.csv", fitted.history)
         write_metrics(out, metrics, source)
+        sync_or_warn(config, model, out.parent.parent)
         kept.clear()
         facts += [f"{metrics['parameters_kept']:.1%} of the parameters", f"{metrics['macs_kept']:.1%} of the work"]
         facts += [f"val accuracy {metrics['best_val_accuracy']:.4f}"]
-    sync_or_warn(config, model, out.parent.parent)

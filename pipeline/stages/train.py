@@ -33,7 +33,8 @@ LOOKED_AT = 4096  # training images from which a network may be prepared
 @dataclass(frozen=True)
 class Trained:
     """`fitted`: of the seed with the best validation accuracy, `seed`. `networks`: of all seeds. `history`: a row per
-    epoch and seed, those of `seed` first. `seeds`: a row per seed. `metrics`: metrics.json."""
+    epoch and seed, those of `seed` first. `seeds`: a row per seed. `metrics`: metrics.json. `rows`: those that were
+    trained on."""
 
     fitted: Fitted
     seed: int
@@ -41,6 +42,7 @@ class Trained:
     history: pd.DataFrame
     seeds: pd.DataFrame
     metrics: dict[str, Any]
+    rows: np.ndarray
 
 
 def train(
@@ -55,6 +57,8 @@ def train(
 ) -> Trained:
     """One training for each of `recipe.seeds`. `on_epoch` is told the seed; `vault_of` one is where it resumes from."""
     fits, measured = {}, {}
+    # The training images are the same for all seeds, which is what is compared
+    data = training_data(dataset, balance, recipe)
     by_gradients = not hasattr(find(card.architecture), "solve")
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         seeded = recipe.model_copy(update={"seed": seed})
@@ -64,8 +68,6 @@ def train(
         def told(epoch: Epoch, seed: int = seed) -> None:
             on_epoch(seed, epoch)
 
-        # The training images are the same for all seeds, which is what is compared
-        data = training_data(dataset, balance, recipe)
         fits[seed] = _fit(card, data, seeded, policy, told, vault_of(seed), team)
         measured[seed] = metrics(fits[seed], card, dataset, data) | {"by_gradients": by_gradients}
     best = max(fits, key=lambda seed: (measured[seed]["best_val_accuracy"], -seed))
@@ -84,6 +86,7 @@ def train(
             "shipped": seed == best,
         } for seed in order]),
         measured[best],
+        data.rows,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import sha256
+from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
 from pipeline.tracking.runs import (
     CHECKPOINT_TAG,
@@ -18,7 +18,6 @@ from pipeline.tracking.runs import (
     create_run,
     log_params,
     recalled,
-    remember,
     remembered,
     sent_steps,
 )
@@ -61,7 +60,7 @@ class LiveRun:
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
         digest = sha256(checkpoint)
         if self.memo is not None and self.memo.exists():
-            remember(self.memo, recalled(self.memo) | {"checkpoint": digest})  # for `sync`, if the server is away now
+            write_json(self.memo, recalled(self.memo) | {"checkpoint": digest})  # for `sync`, if the server is away now
         if self.client is None:
             return
         with forgiving("the end of the run"):
@@ -96,7 +95,7 @@ def live_run(
 def _opened(client: MlflowClient, params: Params, model: str, memo: Path | None, key: str) -> str:
     run_id = str(create_run(client, params, model).info.run_id)
     if memo is not None:
-        remember(memo, {"key": key, "run_id": run_id})
+        write_json(memo, {"key": key, "run_id": run_id})
     return run_id
 
 

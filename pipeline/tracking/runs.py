@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import read_json, sha256, write_json
+from pipeline.artifacts import read_json, sha256
 from pipeline.config import Params
 from pipeline.tracking.server import experiment_id
 
@@ -94,13 +93,6 @@ def remembered(client: MlflowClient, memo: Path | None, field: str, value: str) 
             raise
         return None
     return None if run.info.lifecycle_stage == "deleted" else run
-
-
-def remember(memo: Path, content: Mapping[str, str]) -> None:
-    """Replaced as a whole: a kill leaves the old memo or the new one."""
-    new = memo.with_suffix(".new")
-    write_json(new, content)
-    new.replace(memo)
 
 
 def recalled(memo: Path) -> dict[str, str]:

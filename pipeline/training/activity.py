@@ -12,9 +12,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.artifacts import Images, ModelCard
-from pipeline.training.deployable import probabilities
-
 # Exactly zero for what is negative. Others (GELU, SiLU, leaky ones) let something through, so that no unit dies
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
@@ -50,7 +47,10 @@ class Watch:
 
 @contextmanager
 def watched(network: nn.Module) -> Iterator[Watch]:
-    """Watches the rectifiers of a network while the block runs it."""
+    """Watches the rectifiers of a network while the block runs it.
+
+    Only modules are seen: `torch.relu` inside a forward function is not, and a network without any gives no row.
+    """
     watch = Watch()
     hooks = [network.register_forward_pre_hook(watch.start_batch)]
     for name, module in network.named_modules():
@@ -61,13 +61,3 @@ def watched(network: nn.Module) -> Iterator[Watch]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def silent_units(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> pd.DataFrame:
-    """A row per call of a ReLU: layer, units (channels or neurons), silent: how many are positive for no image.
-
-    Only modules are seen: `torch.relu` inside a forward function is not, and a network without any gives no row.
-    """
-    with watched(network) as watch:
-        probabilities(network, card, images_NHWC, device)
-    return watch.table()

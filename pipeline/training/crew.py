@@ -27,7 +27,8 @@ class Crew:
 
     def __init__(self, network: nn.Module, workers: int) -> None:
         self.network = network
-        self.networks = [network] if workers == 1 else [_twin(network, i) for i in range(workers)]
+        self._generators = [torch.Generator() for _ in range(workers)]  # of dropout
+        self.networks = [network] if workers == 1 else [_twin(network, i, g) for i, g in enumerate(self._generators)]
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -63,7 +64,7 @@ class Crew:
         if len(self.networks) == 1:
             torch.manual_seed(seed)
         else:
-            _generator_of(self.networks[worker]).manual_seed(seed)
+            self._generators[worker].manual_seed(seed)
 
     def gather(self, busy: int) -> None:
         """Add up the gradients of the first `busy` workers, always in the same order, in the network's own."""
@@ -72,7 +73,8 @@ class Crew:
         parts = [[p.grad for p in twin.parameters() if p.grad is not None] for twin in self.networks[:busy]]
         for part in parts[1:]:
             torch._foreach_add_(parts[0], part)
-        learners = [p for p, mine in self._pairs(0) if mine.grad is not None]
+        pairs = zip(self.network.parameters(), self.networks[0].parameters(), strict=True)
+        learners = [parameter for parameter, mine in pairs if mine.grad is not None]
         for parameter, gradient in zip(learners, parts[0], strict=True):
             parameter.grad = gradient
         self.forget()
@@ -89,9 +91,6 @@ class Crew:
             for mine, theirs in zip(twin.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
 
-    def _pairs(self, worker: int) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        return zip(self.network.parameters(), self.networks[worker].parameters(), strict=True)
-
 
 def workers_for(network: nn.Module, size: int, batch: int, threads: int) -> int:
     """How many workers a CPU's threads make for batches of images of `size`: one where the network draws random
@@ -103,34 +102,24 @@ def workers_for(network: nn.Module, size: int, batch: int, threads: int) -> int:
 def _draws_globally(network: nn.Module, size: int) -> bool:
     """Whether, apart from dropout layers, a forward pass moves torch's own generator."""
     with torch.random.fork_rng(devices=[]):
-        twin = _twin(copy.deepcopy(network), 0).train()
+        twin = _twin(network, 1, torch.Generator()).train()  # whose buffers are its own
         before = torch.get_rng_state()
         with torch.no_grad():
             twin(torch.zeros(2, 3, size, size))
         return not torch.equal(before, torch.get_rng_state())
 
 
-def _twin(network: nn.Module, worker: int) -> nn.Module:
+def _twin(network: nn.Module, worker: int, generator: torch.Generator) -> nn.Module:
     """A copy on the same weights, the first worker's on the same buffers too, with dropout by its own generator."""
     twin = copy.deepcopy(network)
-    shared = [
-        (twin.parameters(), network.parameters()),
-        *([(twin.buffers(), network.buffers())] if worker == 0 else []),
-    ]
-    for mine, theirs in [pair for both in shared for pair in zip(*both, strict=True)]:
+    for mine, theirs in zip(twin.parameters(), network.parameters(), strict=True):
         mine.data = theirs.data
-    generator = torch.Generator()
-    twin._generator = generator  # type: ignore[assignment]  # a plain attribute
+    for buffer, original in zip(twin.buffers(), network.buffers(), strict=True) if worker == 0 else ():
+        buffer.data = original.data
     for module in twin.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout):  # mypy knows methods only, and torch calls what the instance has
             module.forward = partial(_dropped, share=module.p, generator=generator)  # type: ignore[method-assign]
     return twin
-
-
-def _generator_of(twin: nn.Module) -> torch.Generator:
-    generator = twin._generator
-    assert isinstance(generator, torch.Generator)
-    return generator
 
 
 def _dropped(values: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:

@@ -69,11 +69,9 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
 
 
 def _keep(record: Path, content: dict[str, Any]) -> None:
-    """Replaced as a whole. A full disk costs the record, which is said, not the training."""
-    new = record.with_suffix(".new")
+    """A full disk costs the record, which is said, not the training."""
     try:
-        write_json(new, content)
-        new.replace(record)
+        write_json(record, content)
     except OSError as error:
         print(f"warning: the probe's result is not kept in {record}: {error.strerror}", file=sys.stderr)
 

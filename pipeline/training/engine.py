@@ -70,8 +70,7 @@ class Engine:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(network, recipe, rates)
         self.average = Average(network, recipe.ema) if recipe.ema else None
-        wrapped = team.wrap(network, device)
-        self.wrapped = wrapped
+        self.wrapped = wrapped = team.wrap(network, device)
         on_cores = device.type == "cpu" and team.size == 1 and not recipe.compile
         threads = torch.get_num_threads() if on_cores else 1
         self.crew = Crew(wrapped, workers_for(network, card.preprocessing.size, recipe.batch_size, threads))

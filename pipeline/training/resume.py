@@ -6,16 +6,16 @@ training, so that nothing is resumed with other data, another recipe or other co
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline.artifacts import write_whole
 
 State = dict[str, Any]
 DIGITS = 16  # of the hash
@@ -51,17 +51,9 @@ class Vault:
             return ""
         content = io.BytesIO()  # torch does not say why it cannot write a file
         torch.save(state, content)
-        new = self.path.with_suffix(".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with new.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
+            write_whole(self.path, content.getbuffer())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
             return f"no checkpoint is written to {self.path.parent}: {error.strerror}"
         finally:
             self.saved = time.monotonic()
