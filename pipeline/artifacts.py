@@ -64,8 +64,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     if path.suffix != ".csv":
         return pd.read_parquet(path)
-    # A class may be called 001, NA or None
-    return pd.read_csv(path, dtype=dict.fromkeys(("path", "class", "reason", "suggested"), str), keep_default_na=False)
+    # A class may be called 001, NA or None; an empty place among numbers is none
+    text = dict.fromkeys(("path", "class", "reason", "suggested"), str)
+    numbers = {column: [""] for column in pd.read_csv(path, nrows=0).columns if column not in text}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=numbers)
 
 
 def data_uri(png: bytes) -> str:

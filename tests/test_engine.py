@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.training import checkpoint
 from pipeline.training.balance import balanced
 from pipeline.training.feeding import Resident, Streamed, feed
 from pipeline.training.loop import Fitted, fit
-from pipeline.training.memory import free_bytes
+from pipeline.training.memory import free_bytes, turn
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.policy import POLICIES, Policy
 from tests.workspace import INPUTS, environment, workspace
@@ -117,6 +118,17 @@ def test_what_does_not_fit_is_streamed(dataset: Dataset) -> None:
     side = int(free_bytes(CPU) ** 0.5)
     huge = np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (2, side, side, 3))
     assert isinstance(feed(huge, np.zeros(2, int), np.arange(2), "auto", CPU), Streamed)
+
+
+def test_trainings_side_by_side_look_at_the_memory_in_turn(dataset: Dataset) -> None:
+    """While another one takes its share, nobody counts what is free."""
+    rows = dataset.rows("train")
+    with ThreadPoolExecutor(1) as pool:
+        with turn(CPU):
+            waiting = pool.submit(feed, dataset.images_NHWC, dataset.labels, rows, "auto", CPU)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+        assert isinstance(waiting.result(10), Resident)
 
 
 def test_an_error_while_reading_ahead_reaches_the_training(dataset: Dataset) -> None:

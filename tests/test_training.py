@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.artifacts import Dataset, ModelCard
+from pipeline.artifacts import Dataset, ModelCard, read_table, write_table
 from pipeline.config import Prune, Train
 from pipeline.stages.prune import prune
 from pipeline.stages.train import train, training_data
@@ -192,6 +198,54 @@ def test_pruning_really_removes_channels_and_survives_saving(
     images, _ = dataset.of("val")
     by_loaded, by_fitted = (probabilities(n, card, images, CPU) for n in (loaded, fitted.network))
     assert np.abs(by_loaded - by_fitted).max() < 1e-6  # the memory layout differs, so the last bit may
+
+
+@pytest.mark.parametrize(("architecture", "options", "frozen"), [
+    ("speed_resnet", {"widths": [16, 16, 16]}, r"^0\.weight|norm.*\.weight"),
+    ("torchvision_model", {"name": "resnet18", "backbone_rate": 1e-12}, r"network\.(?!fc)"),
+])  # fmt: skip
+def test_fine_tuning_keeps_the_learning_rates_factors(
+    dataset: Dataset, card: ModelCard, architecture: str, options: dict[str, Any], frozen: str
+) -> None:
+    """What learns at a rate of (next to) nothing is, after pruning and fine-tuning, what the cut left of it."""
+    card = replace(card, architecture=architecture, options=options)
+    before, after = ([] for _ in range(2))
+    for epochs_rate, found in ((1e-30, before), (0.5, after)):
+        torch.manual_seed(0)
+        config = Prune(epochs=1, learning_rate_factor=epochs_rate)
+        fitted, _ = prune(fresh(card), card, dataset, balance_of(dataset), Policy(), RECIPE, config, lambda epoch: None)
+        norms = {n for n, m in fitted.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        named = [(f"norm.{n}" if n.rpartition(".")[0] in norms else n, p) for n, p in fitted.network.named_parameters()]
+        found += [(n, p) for n, p in named]
+    still = [n for (n, a), (_, b) in zip(before, after, strict=True) if torch.allclose(a, b, atol=1e-7)]
+    wanted = [n for n, _ in before if re.search(frozen, n)]
+    assert wanted and set(wanted) <= set(still) and len(still) < len(before)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_training(card: ModelCard, dataset: Dataset) -> None:
+    """With the epoch and what to change, as for a training loss; only the validation images spoil this one."""
+    images = dataset.images_NHWC.copy()
+    images[dataset.rows("val")] = 255
+    images[dataset.rows("train")] = 0
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), Overflowing(), nn.Linear(3 * 16 * 16, 3))
+    data = training_data(replace(dataset, images_NHWC=images), balance_of(dataset), RECIPE)
+    with pytest.raises(ValueError, match=r"validation loss .* epoch 1: lower train\.learning_rate"):
+        fit(network, card, data, RECIPE, Policy(), lambda epoch: None)
+
+
+class Overflowing(nn.Module):
+    """Infinite where an image is bright."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.where(values > 0, torch.inf, values)
+
+
+def test_places_without_a_number_come_back_as_numbers(tmp_path: Path) -> None:
+    """From a CSV file: columns of numbers stay such, and classes that look like none stay text."""
+    table = pd.DataFrame({"class": ["NA", "001", ""], "val_loss": [0.5, math.nan, math.inf], "epoch": [1, 2, 3]})
+    write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), table)
 
 
 def test_checkpoints_of_the_same_weights_are_the_same_bytes(tmp_path: Path, card: ModelCard) -> None:

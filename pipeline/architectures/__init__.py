@@ -10,7 +10,8 @@ values are refused) where it has one. A file may also define
     prepare(network, images_NCHW) -> None   set what depends on the training images, of which it gets a few thousand,
                                             normalized and on the network's device, once, before the training
     statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own, or None
-    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower or faster; 0 freezes
+    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower or faster; 0 freezes;
+                                            also for a network that was pruned
     solve(features_NF, labels_N, weights_N, options, seed) -> (weight_CF, bias_C)
         instead of training by gradients: the last dense layer's numpy arrays from its inputs on the training images and
         the images' weights (mean about 1); its scores are calibrated afterwards: see pipeline/training/closed_form.py
@@ -52,3 +53,9 @@ def checked(architecture: str, options: Mapping[str, Any]) -> Section | None:
     if options:
         raise ValueError(f"{architecture} has no options: remove {', '.join(options)}")
     return None
+
+
+def learning_rates(network: nn.Module, architecture: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """Factors on the learning rate by parameter name, where it is not 1."""
+    factors = getattr(find(architecture), "learning_rates", None)
+    return factors(network, checked(architecture, options)) if factors else {}

@@ -129,9 +129,10 @@ def statistics(options: Options) -> tuple[tuple[float, ...], tuple[float, ...]] 
 
 def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
     """Factors for all parameters but those of the last layer; none where that learns as the rest does."""
+    assert isinstance(network, Classifier)
     last, _ = _last(network)
     backbone = [name for name, _ in network.named_parameters() if not name.startswith(f"{last}.")]
-    if options.freeze:
+    if network.frozen:
         return dict.fromkeys(backbone, 0.0)
     if options.backbone_rate == 1:
         return {}

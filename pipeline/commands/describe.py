@@ -62,12 +62,11 @@ def _print(name: str, architecture: str, options: Mapping[str, Any], size: int, 
     """The table of one network; returns its parameters and its MACs."""
     import torch
 
-    from pipeline.architectures import build, checked, find
+    from pipeline.architectures import build, learning_rates
 
     network = build(architecture, classes=classes, size=size, options=options).eval()
     rows = _layers(network, torch.zeros(1, 3, size, size))
-    rates = getattr(find(architecture), "learning_rates", None)
-    factors = rates(network, checked(architecture, options)) if rates else {}
+    factors = learning_rates(network, architecture, options)
     learned = sum(p.numel() for key, p in network.named_parameters() if factors.get(key, 1) and p.requires_grad)
     parameters, macs = sum(p.numel() for p in network.parameters()), sum(row[4] for row in rows)
     made_of = "" if name == architecture else f" ({architecture})"

@@ -42,6 +42,7 @@ FOLLOWS = {
     "exploding gradients": ("underfitting", "rising validation loss"),
     "vanishing gradients": ("underfitting",),
     "unstable validation": ("still improving",),
+    "statistics lag": ("unstable validation", "rising validation loss", "still improving"),
 }
 
 
@@ -65,20 +66,32 @@ class Kept:
     val_images: int
     classes: int
 
+    train_images: int
+
     @property
     def gap(self) -> float:
         return self.train_accuracy - self.val_accuracy
 
     @property
     def val_noise(self) -> float:
-        """Standard error of the validation accuracy (Agresti and Coull 1998: also of few images that are all right)."""
-        share = (self.val_accuracy * self.val_images + 2) / (self.val_images + 4)
-        return math.sqrt(share * (1 - share) / (self.val_images + 4))
+        """Standard error of the validation accuracy."""
+        return _standard_error(self.val_accuracy, self.val_images)
+
+    @property
+    def train_noise(self) -> float:
+        """Standard error of the training accuracy."""
+        return _standard_error(self.train_accuracy, self.train_images)
 
     @property
     def change_noise(self) -> float:
         """Standard error, at most, of a difference between two epochs' validation accuracies."""
         return math.sqrt(2) * self.val_noise
+
+
+def _standard_error(share: float, images: int) -> float:
+    """Of an accuracy (Agresti and Coull 1998: also of few images that are all right)."""
+    share = (share * images + 2) / (images + 4)
+    return math.sqrt(share * (1 - share) / (images + 4))
 
 
 def diagnose(history: pd.DataFrame, recipe: Train, kept: Kept, silent: pd.DataFrame) -> list[Finding]:
@@ -105,7 +118,17 @@ def in_words(findings: list[Mapping[str, Any]]) -> list[str]:
 
 def _of_the_kept_network(history: pd.DataFrame, recipe: Train, kept: Kept, silent: pd.DataFrame) -> Iterator[Finding]:
     guessing = 1 / kept.classes
-    if max(kept.train_accuracy, kept.val_accuracy) < min(CHANCE * guessing, guessing + ABOVE_CHANCE * (1 - guessing)):
+    in_training = float(history["train_accuracy"].iloc[kept.best_epoch - 1])
+    if in_training - kept.train_accuracy > max(GAP, NOISE * kept.train_noise):
+        yield Finding(
+            "statistics lag", "critical",
+            f"The network was right at {in_training:.1%} of the images while it was trained, with the batches' own "
+            f"statistics, and is at {kept.train_accuracy:.1%} of them with batch norm's running statistics: it has "
+            "learned, but these do not fit the weights.",
+            f"Lower train.learning_rate (it is {recipe.learning_rate:g}), which moves the weights away from the "
+            f"statistics, raise train.batch_size (it is {recipe.batch_size}), or set train.ema to 0.",
+        )  # fmt: skip
+    elif max(kept.train_accuracy, kept.val_accuracy) < min(CHANCE * guessing, guessing + ABOVE_CHANCE * (1 - guessing)):
         yield Finding(
             "nothing learned", "critical",
             f"The network is right at {kept.train_accuracy:.1%} of the training images; guessing among "

@@ -15,6 +15,7 @@ import torch_pruning
 from torch import nn
 from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
+from pipeline.architectures import learning_rates
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Prune, Train
 from pipeline.stages.train import metrics, training_data
@@ -60,7 +61,8 @@ def prune(
         remove_channels(network, card, config)
         if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
             network.frozen = False  # type: ignore[assignment]  # a plain flag
-        fitted = fit(network, card, data, gentle, policy, on_epoch, vault=vault)
+        rates = learning_rates(network, card.architecture, card.options)
+        fitted = fit(network, card, data, gentle, policy, on_epoch, rates=rates, vault=vault)
     else:
         print(f"nothing to prune: {card.architecture} has no layer but the last one")
         fitted = as_it_is(network, card, data, choose_device(recipe.device))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.architectures import checked, find
+from pipeline.architectures import checked, find, learning_rates
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
@@ -123,8 +123,7 @@ def prepared(card: ModelCard, data: TrainingData, seed: int) -> tuple[nn.Module,
         some = np.random.default_rng(seed).permutation(data.rows)[:LOOKED_AT]
         plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)
         file.prepare(network, plain(torch.from_numpy(data.images_NHWC[np.sort(some)])))
-    rates: dict[str, float] = file.learning_rates(network, options) if hasattr(file, "learning_rates") else {}
-    return network, rates
+    return network, learning_rates(network, card.architecture, card.options)
 
 
 def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> TrainingData:

@@ -1,8 +1,9 @@
-"""Who works on a batch: the GPU, or the cores of a CPU in threads of their own, each with a share of the batch.
+"""Who works on a batch: the GPU, or the cores of a CPU in threads of their own, each with some shares of the batch.
 
 On a CPU this is quicker than letting all cores work on each operation in turn (benchmarks/training_throughput.py): they
-meet once a step instead of a hundred times. Each worker has a copy of the network that shares the weights' memory and
-keeps its own gradients; batch norm sees a worker's part, and the first worker's running statistics count.
+meet once a step instead of a hundred times. Each worker has a copy of the network that uses the same weights and keeps
+its own gradients. How a batch is cut into shares does not depend on the number of workers, and neither does what a
+share draws, so that any number of cores takes the same steps, up to the order of sums.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-LEAST = 16  # images of a batch for each worker: with fewer, the pieces are too small to be quick
+from pipeline.training.batch_norm import Collected
+
 _Result = TypeVar("_Result")
 _Task = TypeVar("_Task")
 
 
 class Crew:
-    """`networks`: one a worker; of a single worker it is the network itself. Work is done inside of `at_work`."""
+    """`networks`: a copy for each worker; without workers the network itself. Work is done inside of `at_work`."""
 
     def __init__(self, network: nn.Module, workers: int) -> None:
         self.network = network
         self._generators = [torch.Generator() for _ in range(workers)]  # of dropout
-        self.networks = [network] if workers == 1 else [_twin(network, i, g) for i, g in enumerate(self._generators)]
+        self.networks = [_twin(network, i, g) for i, g in enumerate(self._generators)] or [network]
+        self._statistics = Collected(network, self.networks if workers else [])
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -58,18 +61,21 @@ class Crew:
     def train(self) -> None:
         for network in self.networks:
             network.train()
+        self._statistics.reset()
 
     def seed(self, worker: int, seed: int) -> None:
         """Of dropout."""
-        if len(self.networks) == 1:
-            torch.manual_seed(seed)
-        else:
+        if self._generators:
             self._generators[worker].manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def gather(self, busy: int) -> None:
-        """Add up the gradients of the first `busy` workers, always in the same order, in the network's own."""
-        if len(self.networks) == 1:
+        """Add up what the first `busy` workers have made of a batch, always in the same order, in the network's own
+        gradients and running statistics."""
+        if not self._generators:
             return
+        self._statistics.gather()
         parts = [[p.grad for p in twin.parameters() if p.grad is not None] for twin in self.networks[:busy]]
         for part in parts[1:]:
             torch._foreach_add_(parts[0], part)
@@ -80,23 +86,22 @@ class Crew:
         self.forget()
 
     def forget(self) -> None:
-        """No gradients are left with the workers."""
-        if len(self.networks) > 1:
-            for twin in self.networks:
-                twin.zero_grad(set_to_none=True)
+        """Nothing of a batch is left with the workers."""
+        for twin in self.networks if self._generators else ():
+            twin.zero_grad(set_to_none=True)
+        self._statistics.reset()
 
     def refresh(self) -> None:
         """After the network's buffers were set from outside: those that a worker has for itself."""
-        for twin in self.networks[1:]:
+        for twin in self.networks if self._generators else ():
             for mine, theirs in zip(twin.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
 
 
-def workers_for(network: nn.Module, size: int, batch: int, threads: int) -> int:
-    """How many workers a CPU's threads make for batches of images of `size`: one where the network draws random
-    numbers that a worker cannot draw by itself, such as stochastic depth."""
-    workers = min(threads, batch // LEAST)
-    return workers if workers > 1 and not _draws_globally(network, size) else 1
+def workers_for(network: nn.Module, size: int, shares: int, threads: int) -> int:
+    """How many workers a CPU's threads make for batches of so many shares of images of `size`: none for a single share,
+    and where the network draws random numbers that a worker cannot draw by itself, such as stochastic depth."""
+    return min(threads, shares) if shares > 1 and not _draws_globally(network, size) else 0
 
 
 def _draws_globally(network: nn.Module, size: int) -> bool:
@@ -110,7 +115,8 @@ def _draws_globally(network: nn.Module, size: int) -> bool:
 
 
 def _twin(network: nn.Module, worker: int, generator: torch.Generator) -> nn.Module:
-    """A copy on the same weights, the first worker's on the same buffers too, with dropout by its own generator."""
+    """A copy on the same weights, the first worker's on the same buffers too (statistics of batch norm aside, see
+    batch_norm.py), with dropout by its own generator."""
     twin = copy.deepcopy(network)
     for mine, theirs in zip(twin.parameters(), network.parameters(), strict=True):
         mine.data = theirs.data

@@ -7,7 +7,7 @@ training that goes on from a checkpoint, or does a step again, draws what it wou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from pipeline.artifacts import ModelCard
 from pipeline.config import Train
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.averaging import Average
+from pipeline.training.batch_norm import Collected, learning, observer
 from pipeline.training.crew import Crew, workers_for
 from pipeline.training.device import Placement
 from pipeline.training.mixing import Mixer
@@ -30,9 +31,12 @@ from pipeline.training.policy import Policy
 from pipeline.training.resume import State
 from pipeline.training.team import ALONE, Team
 
-CACHED = 32  # images at once, whose activations stay in a core's cache
+SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
 FIELDS = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
+
+
+Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
 
 
 @dataclass
@@ -71,21 +75,22 @@ class Engine:
         self.optimizer = make_optimizer(network, recipe, rates)
         self.average = Average(network, recipe.ema) if recipe.ema else None
         self.wrapped = wrapped = team.wrap(network, device)
-        on_cores = device.type == "cpu" and team.size == 1 and not recipe.compile
-        threads = torch.get_num_threads() if on_cores else 1
-        self.crew = Crew(wrapped, workers_for(network, card.preprocessing.size, recipe.batch_size, threads))
+        on_cpu = device.type == "cpu"
+        self.share = max(SHARE, recipe.micro_batch) if on_cpu else recipe.batch_size
+        shares = math.ceil(recipe.batch_size / self.share) if on_cpu and team.size == 1 and not recipe.compile else 1
+        workers = workers_for(network, card.preprocessing.size, shares, torch.get_num_threads())
+        self.crew = Crew(wrapped, workers)
         self.forwards: list[Callable[[torch.Tensor], torch.Tensor]] = (
             [torch.compile(wrapped)] if recipe.compile else list(self.crew.networks)
         )
-        workers = range(len(self.forwards))
-        self.augment = [Augmenter(policy, card.mean, card.std, device, recipe.seed) for _ in workers]
-        self.mix = [Mixer(policy, device, recipe.seed) for _ in workers]
+        self.augment = [Augmenter(policy, card.mean, card.std, device, recipe.seed) for _ in self.forwards]
+        self.mix = [Mixer(policy, device, recipe.seed) for _ in self.forwards]
         self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
         on_device = partial(torch.tensor, dtype=torch.float32, device=device)
         even = bool((weights[0] == 1).all())
         self.objective = Objective(on_device(weights[0]), on_device(weights[1]), recipe.label_smoothing, even)
         self.learners = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.micro_batch = recipe.micro_batch or (CACHED if device.type == "cpu" else recipe.batch_size)
+        self.micro_batch = recipe.micro_batch or self.share
         self.tally = Tally.empty(device)
 
     @property
@@ -132,41 +137,48 @@ class Engine:
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of the mean loss over the whole batch; this process's mean loss, and how many it had right."""
-        busy = max(1, min(len(self.forwards), len(labels) // 2))
+        # As many in each process; no share of a single image, over which batch norm has no variance
+        count = max(1, min(math.ceil(batch / self.team.size / self.share), len(labels) // 2))
+        numbers = range(self.team.rank * count, (self.team.rank + 1) * count)
+        shares = list(zip(numbers, images_NHWC.tensor_split(count), labels.tensor_split(count), strict=True))
+        busy = min(len(self.forwards), count)
         # DistributedDataParallel takes the mean over the processes
-        work = partial(self._share, number=number, divisor=batch / self.team.size)
-        shares = list(zip(images_NHWC.tensor_split(busy), labels.tensor_split(busy), strict=True))
-        loss, correct, weight = torch.stack(self.crew.each(work, shares)).sum(dim=0).unbind()
+        work = partial(self._shares, number=number, divisor=batch / self.team.size)
+        tasks = [shares[i * count // busy : (i + 1) * count // busy] for i in range(busy)]
+        loss, correct, weight = torch.stack(self.crew.each(work, tasks)).sum(dim=0).unbind()
         self.crew.gather(busy)
         if not self.objective.even:
             gradients = [p.grad for p in self.learners if p.grad is not None]
             torch._foreach_mul_(gradients, batch / self.team.total(weight.clone()))
         return loss / weight, correct
 
-    def _share(
-        self, worker: int, share: tuple[torch.Tensor, torch.Tensor], number: int, divisor: float
-    ) -> torch.Tensor:
-        """One worker's gradients, in parts of at most `micro_batch` images; its sums of loss, right ones, weight."""
-        images_NHWC, labels = share
-        seeds = np.random.SeedSequence([self.recipe.seed, number, self.team.rank, worker]).generate_state(3)
-        self.augment[worker].reseed(int(seeds[0]))
-        self.mix[worker].reseed(int(seeds[1]))
-        self.crew.seed(worker, int(seeds[2]))
-        targets = self.objective.targets(labels)
-        inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        # No part of a single image, over which batch norm has no variance
-        parts = max(1, min(math.ceil(len(labels) / self.micro_batch), len(labels) // 2))
-        sums = torch.zeros(3, device=labels.device)
-        for i, (part, wanted) in enumerate(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)):
-            with self.team.together(self.wrapped, last=i == parts - 1):
-                with self.placement.autocast():
-                    logits = self.forwards[worker](part).float()
-                loss = self.objective.total(logits, wanted)
-                (loss / divisor).backward()
-            # Of a mixed image the larger part counts
-            right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
-            sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
+    def _shares(self, worker: int, shares: Sequence[Share], number: int, divisor: float) -> torch.Tensor:
+        """One worker's gradients, in parts of at most `micro_batch` images; its sums of loss, right ones, weight.
+
+        What a share draws depends on the seed, the step and the share alone.
+        """
+        sums = torch.zeros(3, device=self.tally.values.device)
+        for share, images_NHWC, labels in shares:
+            seeds = np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3)
+            self.augment[worker].reseed(int(seeds[0]))
+            self.mix[worker].reseed(int(seeds[1]))
+            self.crew.seed(worker, int(seeds[2]))
+            targets = self.objective.targets(labels)
+            inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            parts = max(1, min(math.ceil(len(labels) / self.micro_batch), len(labels) // 2))
+            for i, (part, wanted) in enumerate(
+                zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+            ):
+                last = share == shares[-1][0] and i == parts - 1
+                with self.team.together(self.wrapped, last):
+                    with self.placement.autocast():
+                        logits = self.forwards[worker](part).float()
+                    loss = self.objective.total(logits, wanted)
+                    (loss / divisor).backward()
+                # Of a mixed image the larger part counts
+                right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
+                sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
         return sums
 
     def _take_less(self, images: int, error: Exception) -> None:
@@ -191,6 +203,26 @@ class Engine:
             f"the batch stays {self.recipe.batch_size}; batch norm sees fewer images at once",
             flush=True,
         )
+
+    def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Compute the kept network's batch norm statistics anew from training images, unaugmented as those are that it
+        will see."""
+        if not learning(self.kept):
+            return
+        observers = [observer(self.kept) for _ in self.forwards]
+        seen = Collected(self.kept, observers)
+        seen.reset()
+        for images_NHWC, _ in batches:
+            parts = images_NHWC.tensor_split(math.ceil(len(images_NHWC) / self.share))
+            busy = min(len(observers), len(parts))
+            self.crew.each(partial(self._observe, observers), [parts[i::busy] for i in range(busy)])
+        seen.gather(anew=True)
+
+    @torch.no_grad()
+    def _observe(self, observers: Sequence[nn.Module], worker: int, parts: Sequence[torch.Tensor]) -> None:
+        for part in parts:
+            with self.placement.autocast():
+                observers[worker](self.plain(part))
 
     def score(self, images_NHWC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Of the kept network, unaugmented: sum of the cross-entropy, number right, number of images."""

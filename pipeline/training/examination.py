@@ -48,6 +48,7 @@ def examine(
         val_accuracy=val_accuracy,
         val_images=len(dataset.rows("val")),
         classes=len(card.class_names),
+        train_images=len(drawn),
     )
     findings = diagnose(history, recipe, kept, silent) if by_gradients else []
     return {

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts import expect_random_access
-from pipeline.training.memory import free_bytes
+from pipeline.training.memory import free_bytes, turn
 
 AHEAD = 4  # batches that wait for the network
 ROOM = 0.5  # share of the free memory that the images may take: the network needs the rest
@@ -35,9 +35,10 @@ def feed(
     """`rows`: all that will ever be asked for. `wanted` as in `train.images`; `sharers`: processes on this memory."""
     used = np.unique(rows)
     size = len(used) * int(np.prod(images_NHWC.shape[1:]))
-    if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
-        return Streamed(images_NHWC, labels, device)
-    return Resident(images_NHWC, labels, used, device)
+    with turn(device):
+        if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
+            return Streamed(images_NHWC, labels, device)
+        return Resident(images_NHWC, labels, used, device)
 
 
 class Resident:

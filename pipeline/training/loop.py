@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from torch import nn
 
 from pipeline.artifacts import ModelCard
 from pipeline.config import Train
+from pipeline.training import batch_norm
 from pipeline.training.device import Placement, place
 from pipeline.training.engine import NEVER, Engine, Tally
 from pipeline.training.feeding import Feed, feed
@@ -151,14 +153,13 @@ class _Training:
         engine, start, waited = self.engine, time.perf_counter(), self.source.waited
         batches = self._batches(epoch)
         learning_rate = self._learning_rate(0)
-        images = sum(len(part) for part in batches[self.step :]) * self.team.size
+        images = sum(len(batch) for batch in batches[self.step :])
         with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
             engine.crew.train()
-            for inputs, labels in self.source.batches(batches[self.step :]):
+            for inputs, labels in self.source.batches([self._mine(batch) for batch in batches[self.step :]]):
                 self._tell_time()
                 number = (epoch - 1) * self.steps + self.step
-                whole = min(self.recipe.batch_size, len(self.data.rows) - self.step * self.recipe.batch_size)
-                engine.step(inputs, labels, self._learning_rate(self.step), number, whole)
+                engine.step(inputs, labels, self._learning_rate(self.step), number, len(batches[self.step]))
                 self.step += 1
                 if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
                     bar.show(self._look())
@@ -221,31 +222,38 @@ class _Training:
         return row["val_accuracy"], -row["val_loss"]
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of an epoch, of them this process's share: a permutation, or draws with replacement
-        where rare classes come more often; a function of the seed and the epoch alone."""
+        """The rows of each batch of an epoch: a permutation, or draws with replacement where rare classes come more
+        often; a function of the seed and the epoch alone. All batches are of one size, give or take an image: a small
+        one at the end would move the weights, and batch norm, as far as the others do."""
         data, order = self.data, np.random.default_rng([self.recipe.seed, epoch])
         if data.draw_weights is None:
             drawn = order.permutation(data.rows)
         else:
             drawn = order.choice(data.rows, len(data.rows), p=data.draw_weights / data.draw_weights.sum())
-        size, team = self.recipe.batch_size, self.team
-        parts = [drawn[i : i + size] for i in range(0, len(drawn), size)]
         # Batch norm has no variance over a single image
-        return [part[team.rank :: team.size] for part in parts if len(part) >= 2 * team.size]
+        most = max(1, len(drawn) // (2 * self.team.size))
+        return np.array_split(drawn, min(math.ceil(len(drawn) / self.recipe.batch_size), most))
+
+    def _mine(self, rows: np.ndarray) -> np.ndarray:
+        """This process's share of them."""
+        return np.array_split(rows, self.team.size)[self.team.rank]
 
     def _validate(self, stop: Stop) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on the validation rows."""
-        team, rows = self.team, self.data.val_rows
-        team.same_buffers(self.engine.kept)
-        mine = rows[team.rank :: team.size]
-        size = self.recipe.batch_size
-        sums = torch.zeros(3, device=self.engine.placement.device)
+        """Mean cross-entropy and accuracy on the validation rows. Raises ValueError when the loss is not finite."""
+        engine, team, size = self.engine, self.team, self.recipe.batch_size
+        some = np.random.default_rng(self.recipe.seed).permutation(self.data.rows)[: batch_norm.IMAGES]
+        engine.settle(self.source.batches([some[i : i + size] for i in range(0, len(some), size)]))
+        team.same_buffers(engine.kept)
+        mine = self._mine(self.data.val_rows)
+        sums = torch.zeros(3, device=engine.placement.device)
         for images, labels in self.source.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
-            sums += self.engine.score(images, labels)
+            sums += engine.score(images, labels)
             if team.size == 1:  # processes may have different numbers of batches here
                 self._pause(stop, self.step)
         loss, correct, count = team.total(sums).tolist()
-        assert count == len(rows)
+        assert count == len(self.data.val_rows)
+        if not math.isfinite(loss):
+            raise ValueError(f"the validation loss is not finite in epoch {len(self.history) + 1}: {self._remedy()}")
         return loss / count, correct / count
 
     def _look(self, team: Team = ALONE) -> dict[str, float]:
@@ -255,13 +263,15 @@ class _Training:
             at = int(tally["bad_step"])
             progress = at / self.steps / self.recipe.epochs
             rate = self.recipe.learning_rate * share(self.recipe, progress, [row["val_loss"] for row in self.history])
-            clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
             raise ValueError(
                 f"the loss is not finite in epoch {at // self.steps + 1}, step {at % self.steps + 1} of {self.steps}, "
-                f"at learning rate {rate:.3g}: lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` "
-                f"looks for a good one"
+                f"at learning rate {rate:.3g}: {self._remedy()}"
             )
         return tally
+
+    def _remedy(self) -> str:
+        clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
+        return f"lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` looks for a good one"
 
     def _pause(self, stop: Stop, number: int) -> None:
         """Between two steps, the next of which is `number`: a checkpoint if it is time, an end if a signal asked."""

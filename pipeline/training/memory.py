@@ -1,13 +1,22 @@
-"""How much memory there is, a container's limit included."""
+"""How much memory there is, a container's limit included, and who may take of it."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import psutil
 import torch
+from filelock import FileLock
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+def turn(device: torch.device) -> FileLock:
+    """Held while one looks at what is free and takes its share: two trainings that start side by side would else both
+    count on the same memory."""
+    return FileLock(Path(tempfile.gettempdir()) / f"pipeline-{os.getuid()}-{device}.lock".replace(":", "-"))
 
 
 def free_bytes(device: torch.device) -> int:
