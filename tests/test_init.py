@@ -88,6 +88,21 @@ def test_faults_and_broken_files_do_not_count(tmp_path: Path, scans: Path) -> No
     assert after.ingest == before.ingest
 
 
+@pytest.mark.parametrize(("strays", "each", "fitted"), [(1, 40, 10), (3, 40, 10), (9, 40, 10), (7, 8, 7), (0, 12, 10)])
+def test_the_least_class_is_not_fitted_to_junk(
+    tmp_path: Path, scans: Path, strays: int, each: int, fitted: int
+) -> None:
+    """A folder of a few strays is found by `validate`; where all classes are small the threshold is lower."""
+    for file in sorted(scans.glob("*/*.png")):
+        if int(file.stem) >= each:
+            file.unlink()
+    for number in range(strays):
+        (scans / "unsorted").mkdir(exist_ok=True)
+        shutil.copy(scans / "digit-0" / "000.png", scans / "unsorted" / f"{number}.png")
+    init(images=scans, params=tmp_path / "params.yaml")
+    assert load(tmp_path / "params.yaml").validate_.min_images_per_class == fitted
+
+
 def test_every_named_dataset_has_values(tmp_path: Path) -> None:
     """Nothing is downloaded: `init` asks for no file. What is no dataset of its own is given with --images."""
     assert set(named()) == set(sources()) - {"image_folder", "csv", "archive"}

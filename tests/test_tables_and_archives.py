@@ -23,13 +23,13 @@ def root(tmp_path: Path) -> Path:
 
 def table_entries(root: Path, text: str | bytes, name: str = "labels.csv") -> list[Entry]:
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return find("csv", root, Path("unused"), name)
+    return find("csv", root, Path("unused"), name).entries
 
 
 def archive_entries(archive: Path) -> list[Entry]:
     scratch = archive.parent / "scratch"
     scratch.mkdir()
-    return find("archive", archive, scratch)
+    return find("archive", archive, scratch).entries
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets import Entry, image_folder, table
+from pipeline.datasets import Found, image_folder, table
 from pipeline.datasets._folders import lineage, subfolders
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     _unpack(root, scratch)
     inner = _inner(scratch, labels)
     find_in = table.find if (inner / labels).is_file() else image_folder.find

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets import Entry
+from pipeline.datasets import Entry, Found
 from pipeline.datasets._folders import fault
 from pipeline.datasets.image_folder import SPLITS
 
@@ -27,7 +27,7 @@ COLUMNS = {
 DELIMITERS = ",;\t"
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     table = root / labels
     if not table.is_file():
         raise ValueError(f"{table} is not a file: ingest.root is the table's folder, ingest.labels its name")
@@ -37,7 +37,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
         unique.setdefault(
             (entry.path, entry.label, entry.split, entry.group, entry.fault), entry
         )  # a repeated row is one image
-    return list(unique.values())
+    return Found(list(unique.values()))
 
 
 def describes_images(table: Path) -> bool:
