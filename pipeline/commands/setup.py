@@ -15,11 +15,11 @@ import typer
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile
 from pipeline.commands.presets import EXACT, Preset, budget, builtin, named
 from pipeline.config import check
+from pipeline.datasets.table import TABLES, tables_in
 
 LOOKED_AT = 200  # image files whose size is read
 COMPARED = 300  # image files that are compared with one another
 ALIKE = 2.0  # near-duplicates that an image has on average, where images are alike by nature
-TABLES = {".csv", ".tsv"}
 
 
 def init(
@@ -102,12 +102,12 @@ def _source(images: Path) -> tuple[str, Path, str]:
 
 
 def _table_in(images: Path) -> str:
-    """A hint for a folder whose labels stand in a table."""
-    from pipeline.datasets.table import describes_images
-
-    candidates = sorted(path for path in images.glob("*") if path.suffix.lower() in TABLES and path.is_file())
-    tables = [table for table in candidates if describes_images(table)]
-    return f"; for the labels in its table say --images {tables[0]}" if len(tables) == 1 else ""
+    """A hint for a folder whose labels stand in a table, or would if it had the right columns."""
+    tables = tables_in(images)
+    fit = [str(table) for table, unfit in tables.items() if not unfit]
+    if fit:
+        return f"; for the labels in its table say --images {' or '.join(fit)}"
+    return "".join(f"; {unfit}" for unfit in list(tables.values())[:1])
 
 
 def _watched(root: Path) -> str:

@@ -1,6 +1,6 @@
 """One file a kind of source. Each defines `find(source, root, scratch, labels)`, as below; nothing is decoded there.
 
-It returns what it found, in any order. A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is.
+A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> 
     """
     module = importlib.import_module(f"pipeline.datasets.{sources()[source]}")
     found: Found = module.find(source, root, scratch, labels)
-    _can_be_learned(root, found.entries)
+    can_be_learned(root, found.entries)
     return Found(sorted(found.entries, key=lambda entry: (entry.path, entry.label)), found.notes)
 
 
-def _can_be_learned(root: Path, entries: list[Entry]) -> None:
+def can_be_learned(root: Path, entries: list[Entry]) -> None:
+    """Raises ValueError if there are not two classes, or not all of them have training images."""
     sound = [entry for entry in entries if not entry.fault]
     classes = {entry.label for entry in sound}
     if len(classes) < 2:

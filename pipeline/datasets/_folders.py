@@ -14,22 +14,8 @@ LITTER = {
 # Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos
 SIDECARS = {
     *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
-    *(
-        ".json",
-        ".jsonl",
-        ".csv",
-        ".tsv",
-        ".xlsx",
-        ".yaml",
-        ".yml",
-        ".aae",
-        ".xmp",
-        ".npy",
-        ".npz",
-        ".mat",
-        ".mov",
-        ".mp4",
-    ),
+    *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
+    *(".mov", ".mp4"),
 }
 PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"
@@ -82,6 +68,15 @@ def is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
         return False
+
+
+def is_there(path: Path) -> bool:
+    """`Path.exists` raises where a name is too long."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def identity(folder: Path) -> Identity:

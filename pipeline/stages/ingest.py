@@ -30,7 +30,7 @@ AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 @dataclass(frozen=True)
 class Ingested:
-    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others, and of
+    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others and of
     class folders without images. `notes`: what people should know of the source."""
 
     manifest: pd.DataFrame
