@@ -70,15 +70,6 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def is_there(path: Path) -> bool:
-    """`Path.exists` raises where a name is too long."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def identity(folder: Path) -> Identity:
     status = folder.stat()
     return status.st_dev, status.st_ino

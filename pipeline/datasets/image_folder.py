@@ -57,7 +57,7 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     """Raises ValueError where the names that would be learned are no classes; notes where only a person can know."""
     inside: dict[str, set[str]] = {}  # the sub-folders of each class
     for entry in entries:
-        if entry.label:
+        if not entry.fault or entry.path.endswith("/"):
             parts = entry.path.split("/")[1 if entry.split else 0 :]
             inside.setdefault(entry.label, set()).update(parts[1:-1][:1])
     shared = {name for name, count in Counter(chain.from_iterable(inside.values())).items() if count > 1}
@@ -67,21 +67,18 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
         if not shared:
             raise ValueError(f"{said}: put the images into train/CLASS/ and test/CLASS/, or give the table of labels")
         images = max(parts, key=lambda name: "im" in name.lower())  # image, img
-        fix = "rename these to train, val, test" if splits else f"take {root / images} alone"
+        fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
         raise ValueError(f"{said}; their sub-folders are {_listed(shared)}: if those are the classes, {fix}")
     if len(_parts(shared, SPLITS)) > 1:
         raise ValueError(f"{root}: the classes have the sub-folders {_listed(shared)}: move them to train/CLASS/, ...")
     sound = [entry for entry in entries if not entry.fault]
-    classes = {entry.label for entry in sound}
-    if len(classes) == 1:
-        folders = {entry.path.rpartition("/")[0] for entry in sound}
-        deepest = os.path.commonpath(folders)
-        if len(folders) > 1 and deepest:
-            raise ValueError(f"{root}: all images lie in {deepest}: if its sub-folders are classes, take "
-                             f"{root / deepest} alone")  # fmt: skip
-    elif classes and all(inside[name] & shared for name in classes):
+    classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
+    if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
+        said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
+        raise ValueError(f"{said}, use {root / deepest} alone")
+    if len(classes) > 1 and all(inside[name] & shared for name in classes):
         return [f"the classes are {_listed(classes)}; the names of their sub-folders, {_listed(shared)}, are not used: "
-                f"if those are the classes, turn the folders round, or write a table of labels"]  # fmt: skip
+                f"if those are the classes, move them to the top, or write a table of labels"]  # fmt: skip
     return []
 
 

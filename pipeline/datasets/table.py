@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from pipeline.datasets import Entry, Found
-from pipeline.datasets._folders import fault, files, is_there
+from pipeline.datasets._folders import fault, files
 from pipeline.datasets.image_folder import SPLITS
 
 NAMES = ("csv",)
@@ -44,7 +44,8 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     if not entries:
         raise ValueError(f"{table} has a header but no rows: write one for each image")
     written = [entry for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
-    lost = [entry.path for entry in written if not is_there(root / entry.path)]
+    # Path.exists would raise where a name is too long
+    lost = [entry.path for entry in written if not os.path.exists(root / entry.path)]  # noqa: PTH110
     if len(lost) > len(entries) / 2:
         raise ValueError(
             f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
@@ -68,16 +69,14 @@ def _offer(root: Path, written: PurePosixPath) -> str:
 
 def tables_in(folder: Path) -> dict[Path, str]:
     """The tables in a folder, and why one cannot be a list of images, or ""."""
-    named = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in TABLES and path.is_file())
-    return {table: _unfit(table) for table in named}
-
-
-def _unfit(table: Path) -> str:
-    try:
-        _header(table, _text(table))
-    except ValueError as error:
-        return str(error)
-    return ""
+    tables = {}
+    for table in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in TABLES and path.is_file()):
+        try:
+            _header(table, _text(table))
+            tables[table] = ""
+        except ValueError as error:
+            tables[table] = str(error)
+    return tables
 
 
 def _text(table: Path) -> str:
@@ -138,7 +137,7 @@ def _entry(root: Path, where: str, line: int, row: dict[str, str]) -> Entry:
         return replace(entry, fault=f"no label in line {line}")
     if row["more"]:
         return replace(entry, fault=f"line {line} has more values than there are columns: quote what holds a delimiter")
-    if "\\" in path and not is_there(root / path):  # written on Windows
+    if "\\" in path and not os.path.exists(root / path):  # noqa: PTH110  # written on Windows
         path = path.replace("\\", "/")
     inside = _inside(root, path)
     if inside is None:
