@@ -93,7 +93,7 @@ def test_litter_is_counted_by_kind_and_passed_over(root: Path) -> None:
     for folder in ("", "digit-0", "digit-0/more"):
         touch(root / folder, "@eaDir/a/THUMB_M.jpg", "Icon\r", "ehthumbs.db", "desktop.ini", ".DS_Store")
         touch(root / folder, "Thumbs.db", "__MACOSX/x.png", "._x.png", "x.xml", "x.TXT", "x.json", "x.csv", "README")
-        touch(root / folder, "notes.md", "x.aae", "x.xmp", "x.npy", "x.mat", ".hidden/a.png", "#recycle/a.png")
+        touch(root / folder, "notes.md", "x.aae", "x.xmp", "x.MOV", "x.npy", "x.mat", ".hidden/a.png", "#recycle/a.png")
     touch(root / "digit-0", "more/good.png", "unknown.xyz")
     assert {entry.path for entry in folder_entries(root)} == {
         *(f"digit-{digit}/00{number}.png" for digit in (0, 1) for number in (0, 1, 2)),
@@ -102,7 +102,7 @@ def test_litter_is_counted_by_kind_and_passed_over(root: Path) -> None:
     (note,) = [note for note in notes(root) if note.startswith("passed over: ")]
     counted = [kind.split(" ") for kind in note.removeprefix("passed over: ").split(", ")]
     kinds = "@eaDir Icon ehthumbs.db desktop.ini .DS_Store Thumbs.db __MACOSX ._* .xml .txt .json .csv readme .md .aae"
-    kinds = f"{kinds} .xmp .npy .mat hidden #recycle"
+    kinds = f"{kinds} .xmp .mov .npy .mat hidden #recycle"
     assert sorted(counted) == [["3", kind] for kind in sorted(kinds.split())]
 
 
@@ -236,11 +236,14 @@ def test_a_folder_that_may_not_be_read_is_named(not_root: Path) -> None:
         ("rm images/digit-1/*", r"found \['digit-0'\] \(digit-1/: the class folder holds no image\)"),
         ("mkdir -p up && mv images up/photos && mv up images", "images/photos alone"),
         ("mkdir -p up/a && mv images up/a/photos && mv up images && touch images/a/x.png", "images/a alone"),
-        (
-            "mkdir images/valid images/val && cp -r images/digit-* images/val && cp -r images/digit-* images/valid && "
-            "mkdir images/train && mv images/digit-* images/train",
-            "val and valid, which both mean val",
-        ),
+        *[
+            (
+                f"mkdir up up/{one} up/{two} && cp -r images/* up/{one} && cp -r images/* up/{two} && "
+                f"mv images up/train && mv up images",
+                f"{one} and {two}, which both mean {one}",
+            )
+            for one, two in (("val", "valid"), ("test", "testing"))
+        ],
         ("mkdir images/train && cp -r images/digit-1 images/train", "digit-0 stands beside train/"),
         ("mkdir images/val images/test && mv images/digit-0 images/val && mv images/digit-1 images/test", "no train/"),
         ("mkdir images/train images/val && mv images/digit-* images/train", "val holds no class folder: move its"),

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import Entry, find
+from pipeline.decoding import decode
+from pipeline.preprocessing import Preprocessing
 from tests.conftest import touch, write_digits
 
 
@@ -141,6 +143,13 @@ def test_files_that_are_nowhere_are_named(root: Path) -> None:
             table_entries(root, f"path,label\n{name},a\n{name}2,b\n")
         assert f"{root}/{name}".replace("\\", "/") in str(raised.value)
         assert "correct" not in str(raised.value)
+
+
+def test_a_few_missing_files_are_set_aside(root: Path) -> None:
+    """Where most are there, the others are left to decoding, which gives the reason."""
+    entries = table_entries(root, "path,label\ndigit-0/000.png,a\ndigit-1/000.png,b\ngone.png,b\n")
+    block = decode(entries, Preprocessing(8, "crop", (255, 255, 255)))
+    assert block.quarantined == [("gone.png", "b", "it cannot be opened: No such file or directory")]
 
 
 def test_a_missing_table_is_named(root: Path) -> None:

@@ -33,8 +33,9 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     _unpack(root, scratch)
     inner = _inner(scratch, labels)
     listed = (inner / labels).is_file()
+    find_in = table.find if listed else image_folder.find
     try:
-        found = (table if listed else image_folder).find(source, inner, scratch, labels)
+        found = find_in(source, inner, scratch, labels)
         can_be_learned(inner, found.entries)
     except ValueError as error:  # people know the archive, not the folder that it was unpacked into
         others = " or ".join(str(path) for path, unfit in table.tables_in(inner).items() if not unfit and not listed)
@@ -75,7 +76,8 @@ def _name(member: zipfile.ZipInfo) -> str:
     """Names that are not said to be UTF-8 often are; others stay undecoded, and are set aside as those of a folder."""
     if member.flag_bits & 0x800:  # APPNOTE, 4.4.4: UTF-8
         return member.filename
-    raw, extra = member.orig_filename.encode("cp437"), member.extra  # zipfile's guess, taken back
+    # zipfile's guess, taken back; it ends names at a zero, too
+    raw, extra = member.orig_filename.partition("\0")[0].encode("cp437"), member.extra
     while len(extra) >= 9:
         kind, length, _, checksum = struct.unpack("<HHBI", extra[:9])
         if kind == 0x7075 and checksum == zlib.crc32(raw):  # APPNOTE, 4.6.9: the name in UTF-8
