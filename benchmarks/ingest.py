@@ -33,7 +33,7 @@ ALONE = "--memory-of"  # how this script calls itself, to measure the memory of 
 
 def digits(root: Path) -> Path:
     """The embedded images as files."""
-    for entry in find("digits", root, root):
+    for entry in find("digits", root, root).entries:
         assert isinstance(entry.content, np.ndarray)
         path = root / entry.label / f"{entry.path.rpartition('/')[2]}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def memory(root: Path, folder: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(sys.argv[1]) if len(sys.argv) > 1 else digits(Path(folder) / "digits")
-        files = [e.content for e in find("image_folder", root, Path(folder)) if isinstance(e.content, Path)]
+        files = [e.content for e in find("image_folder", root, Path(folder)).entries if isinstance(e.content, Path)]
         contenders: dict[str, Callable[[], object]] = {
             OURS: lambda: ours(root, Path(folder)),
             "plain Pillow loop": lambda: plain_loop(files),

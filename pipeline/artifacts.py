@@ -70,6 +70,11 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=numbers)
 
 
+def unreadable(quarantine: pd.DataFrame) -> pd.DataFrame:
+    """The files of quarantine.csv; class folders that hold no image stand there too, with a slash at the end."""
+    return quarantine[~quarantine["path"].str.endswith("/").astype(bool)]
+
+
 def data_uri(png: bytes) -> str:
     """A picture that stands inside a page, which then needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -36,6 +36,14 @@ def write_digits(root: Path, classes: int, per_class: int) -> Path:
     return root
 
 
+def touch(root: Path, *files: str) -> Path:
+    """Makes files, and the folders that they lie in."""
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"x")
+    return root
+
+
 @pytest.fixture(scope="session")
 def digit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 40 real scans; not to be changed."""

@@ -61,6 +61,11 @@ def dirty_folder(root: Path) -> Path:
     photo(9007).save(cat / "Schöne Katze 猫.jpg")
     photo(9008).save(cat / "UPPER.JPG")
     (root / "train" / "empty class").mkdir()
+    for litter in ("@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg", "Thumbs.db", "Icon\r", "._000.jpg", "000.xml", "readme.txt"):
+        for folder in (cat, root / "train" / "only litter"):
+            (folder / litter).parent.mkdir(parents=True, exist_ok=True)
+            (folder / litter).write_bytes(good)  # the name decides
+    (root / "train" / "labels.csv").write_text("path,label\n")
     (root / "train" / "lonely").mkdir()
     photo(9009).save(root / "train" / "lonely" / "only one.jpg")
     pillow_heif.register_heif_opener()

@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import Entry, find
-from tests.conftest import write_digits
+from tests.conftest import touch, write_digits
 
 NOWHERE = Path("no scratch folder is needed")
 
 
 def folder_entries(root: Path) -> list[Entry]:
-    return find("image_folder", root, NOWHERE)
+    return find("image_folder", root, NOWHERE).entries
+
+
+def notes(root: Path) -> list[str]:
+    return find("image_folder", root, NOWHERE).notes
 
 
 def faults(root: Path) -> dict[str, str]:
@@ -36,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_digits_are_all_there() -> None:
     """1,797 real scans in 10 classes, without a file or a network."""
-    entries = find("digits", Path("nowhere"), NOWHERE)
+    entries = find("digits", Path("nowhere"), NOWHERE).entries
     assert len(entries) == 1797
     assert {entry.label for entry in entries} == set("0123456789")
     pixels = entries[0].content
@@ -76,10 +80,43 @@ def test_a_class_may_be_called_train(root: Path) -> None:
 
 
 def test_an_empty_class_is_a_fault(root: Path) -> None:
-    """It is set aside like a broken image, and does not stop the rest."""
+    """A folder, whose path ends with a slash, and no file; it does not stop the rest. Litter makes it no fuller."""
     (root / "empty").mkdir()
-    assert faults(root) == {"empty": "the class folder is empty"}
-    assert len(folder_entries(root)) == 7
+    touch(root / "litter", "Thumbs.db", "@eaDir/a.jpg", "readme.md")
+    said = "the class folder holds no image"
+    assert faults(root) == {"empty/": said, "litter/": said}
+    assert len(folder_entries(root)) == 8
+
+
+def test_litter_is_counted_by_kind_and_passed_over(root: Path) -> None:
+    """What file managers, servers and labelling tools leave, at each level, is neither image nor class nor fault."""
+    for folder in ("", "digit-0", "digit-0/more"):
+        touch(root / folder, "@eaDir/a/THUMB_M.jpg", "Icon\r", "ehthumbs.db", "desktop.ini", ".DS_Store")
+        touch(root / folder, "Thumbs.db", "__MACOSX/x.png", "._x.png", "x.xml", "x.TXT", "x.json", "x.csv", "README")
+        touch(root / folder, "notes.md", "x.aae", "x.xmp", "x.MOV", "x.npy", "x.mat", ".hidden/a.png", "#recycle/a.png")
+    touch(root / "digit-0", "more/good.png", "unknown.xyz")
+    assert {entry.path for entry in folder_entries(root)} == {
+        *(f"digit-{digit}/00{number}.png" for digit in (0, 1) for number in (0, 1, 2)),
+        *("digit-0/more/good.png", "digit-0/unknown.xyz"),
+    }
+    (note,) = [note for note in notes(root) if note.startswith("passed over: ")]
+    counted = [kind.split(" ") for kind in note.removeprefix("passed over: ").split(", ")]
+    kinds = "@eaDir Icon ehthumbs.db desktop.ini .DS_Store Thumbs.db __MACOSX ._* .xml .txt .json .csv readme .md .aae"
+    kinds = f"{kinds} .xmp .mov .npy .mat hidden #recycle"
+    assert sorted(counted) == [["3", kind] for kind in sorted(kinds.split())]
+
+
+def test_a_class_may_be_called_like_a_sidecar(root: Path) -> None:
+    """Extensions tell of files; a folder, or a link to one, is a class whatever its name ends in."""
+    (root / "digit-0").rename(root / "a.txt")
+    (root / "b.xml").symlink_to("digit-1")
+    assert {entry.label for entry in folder_entries(root)} == {"a.txt", "b.xml", "digit-1"}
+    assert notes(root) == []
+
+
+def test_a_clean_folder_has_no_notes(root: Path) -> None:
+    """Nothing is passed over, nothing is doubtful."""
+    assert notes(root) == []
 
 
 def test_a_name_that_is_no_text_is_a_fault(root: Path) -> None:
@@ -196,7 +233,17 @@ def test_a_folder_that_may_not_be_read_is_named(not_root: Path) -> None:
         ("rm -r images/digit-0 images/digit-1", "holds no sub-folder"),
         ("mv images/*/*.png images; rm -r images/digit-*", "put them into one folder per class, .*/images/CLASS/"),
         ("rm -r images/digit-1", "at least 2 classes"),
-        ("rm images/digit-1/*", r"found \['digit-0'\] \(digit-1: the class folder is empty\)"),
+        ("rm images/digit-1/*", r"found \['digit-0'\] \(digit-1/: the class folder holds no image\)"),
+        ("mkdir -p up && mv images up/photos && mv up images", "images/photos alone"),
+        ("mkdir -p up/a && mv images up/a/photos && mv up images && touch images/a/x.png", "images/a alone"),
+        *[
+            (
+                f"mkdir up up/{one} up/{two} && cp -r images/* up/{one} && cp -r images/* up/{two} && "
+                f"mv images up/train && mv up images",
+                f"{one} and {two}, which both mean {one}",
+            )
+            for one, two in (("val", "valid"), ("test", "testing"))
+        ],
         ("mkdir images/train && cp -r images/digit-1 images/train", "digit-0 stands beside train/"),
         ("mkdir images/val images/test && mv images/digit-0 images/val && mv images/digit-1 images/test", "no train/"),
         ("mkdir images/train images/val && mv images/digit-* images/train", "val holds no class folder: move its"),
@@ -207,6 +254,53 @@ def test_a_folder_that_cannot_serve_is_named(root: Path, damage: str, said: str)
     subprocess.run(damage, shell=True, cwd=root.parent, check=True)
     with pytest.raises(ValueError, match=said):
         folder_entries(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ("train/1.jpg test/2.jpg", r"test, train.*train/CLASS/"),
+        ("train/1.jpg test/2.jpg sample/3.jpg", r"test, train"),
+        ("train/1.jpg val/cat/2.jpg val/dog/3.jpg", r"train, val"),
+        ("train_images/1.jpg test_images/2.jpg train.csv", "test_images, train_images"),
+        ("train2017/1.jpg val2017/2.jpg", "train2017, val2017"),
+        ("train_images/cat/1.jpg train_images/dog/1.jpg test_images/cat/1.jpg", "train_images.*their sub-folders"),
+        ("images/cat/1.jpg images/dog/1.jpg masks/cat/1.png masks/dog/1.png", "cat, dog.*/images alone"),
+        ("images/1.jpg masks/1.png", "images, masks"),
+        ("images/train/1.jpg images/val/2.jpg labels/train/1.txt labels/val/2.txt", "images.*labels"),
+        ("train/images/1.jpg train/labels/1.txt valid/images/2.jpg valid/labels/2.txt", "images, labels"),
+        ("cat/train/1.jpg cat/test/2.jpg dog/train/1.jpg dog/test/2.jpg", "sub-folders.*test, train.*train/CLASS/"),
+    ],
+)
+def test_splits_and_parts_of_a_data_set_are_no_classes(tmp_path: Path, files: str, said: str) -> None:
+    """Kaggle, COCO, YOLO, masks: it stops, as the folders' names would be learned, and says what was seen."""
+    with pytest.raises(ValueError, match=said):
+        folder_entries(touch(tmp_path, *files.split()))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "train/1.jpg car/2.jpg",
+        "mask/1.jpg no_mask/2.jpg",
+        "labels/1.jpg masks/2.jpg pens/3.jpg",
+        "1/1.jpg 2/1.jpg",
+        "cat/day/1.jpg dog/night/1.jpg",
+    ],
+)
+def test_names_that_may_be_meant_are_classes(tmp_path: Path, files: str) -> None:
+    """Locomotives, people with and without a mask, goods of a shop: nothing is said."""
+    assert notes(touch(tmp_path, *files.split())) == []
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_the_same_sub_folders_everywhere_are_noted(tmp_path: Path, split: str) -> None:
+    """Sites with cats and dogs, or cats and dogs by day and night: a person knows, so both ways are told."""
+    places = ("siteA/cat", "siteA/dog", "siteB/cat", "siteB/dog", "siteB/@eaDir")
+    (note,) = (n for n in notes(touch(tmp_path, *(f"{split}{p}/1.jpg" for p in places))) if "passed" not in n)
+    assert "siteA, siteB" in note and "cat, dog" in note and "not used" in note
+    touch(tmp_path, f"{split}siteC/1.jpg")  # a class without sub-folders: the others' are no classes
+    assert [n for n in notes(tmp_path) if "passed" not in n] == []
 
 
 def test_a_test_class_without_training_images_is_named(tmp_path: Path, digit_folder: Path) -> None:
@@ -226,7 +320,7 @@ def test_images_beside_class_folders_are_set_aside(tmp_path: Path, train: str, t
     shutil.copy(root / train / "digit-0" / "000.png", root / train / "loose.png")
     shutil.copy(root / train / "digit-0" / "000.png", root / "loose.png")
     (root / "README.md").write_text("x")
-    entries = find("image_folder", root, tmp_path)
+    entries = folder_entries(root)
     loose = [entry for entry in entries if entry.fault]
     assert {(entry.path, entry.label) for entry in loose} == {(f"{train}/loose.png", ""), ("loose.png", "")}
     assert {entry.split for entry in entries if not entry.fault} == {"train", "test"}

@@ -27,6 +27,7 @@ class Judged:
     images_NHWC: np.ndarray
     validation: Validation
     page: str
+    notes: list[str]
 
     def row(self, name: str) -> int:
         (row,) = np.flatnonzero(self.manifest["path"].str.endswith(f"/{name}"))
@@ -45,7 +46,7 @@ def judged(root: Path, folder: Path) -> Judged:
         Path(path).name: reason
         for path, reason in zip(found.quarantine["path"], found.quarantine["reason"], strict=True)
     }
-    return Judged(found.manifest, aside, images, result, page)
+    return Judged(found.manifest, aside, images, result, page, found.notes)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,8 @@ def test_a_clean_folder_has_no_findings(tmp_path: Path) -> None:
         ("bomb.png", "more than 89,478,485 pixels (decompression bomb)"),
         ("loop", "a link to a folder that holds it (loop)"),
         ("itself.jpg", "cannot be opened: Too many levels of symbolic links"),
-        ("empty class", "the class folder is empty"),
+        ("empty class", "the class folder holds no image"),
+        ("only litter", "the class folder holds no image"),
     ],
 )
 def test_what_is_no_image_is_set_aside(dirty: Judged, name: str, reason: str) -> None:
@@ -81,8 +83,16 @@ def test_what_is_no_image_is_set_aside(dirty: Judged, name: str, reason: str) ->
 
 
 def test_nothing_else_is_set_aside(dirty: Judged) -> None:
-    """The nine above, and no good file with them."""
-    assert len(dirty.quarantine) == 9
+    """The ten above, and no good file or litter with them."""
+    assert len(dirty.quarantine) == 10
+
+
+def test_litter_is_counted(dirty: Judged) -> None:
+    """By kind, in one line; what lies in folders of thumbnails is not looked at."""
+    (note,) = dirty.notes
+    assert set(note.removeprefix("passed over: ").split(", ")) == {
+        *("2 @eaDir", "2 Icon", "2 Thumbs.db", "2 ._*", "2 .xml", "2 .txt", "1 .csv"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,7 @@ def test_sixteen_bits_are_scaled_and_transparency_shows_the_background(dirty: Ju
 @pytest.mark.parametrize(
     ("check", "severity", "names"),
     [
-        ("known_classes", "critical", ["empty class (no image)"]),
+        ("known_classes", "critical", ["empty class (no image)", "only litter (no image)"]),
         ("class_images", "critical", ["only one.jpg"]),
         ("one_label", "critical", ["003.jpg", "two labels.jpg"]),
         ("leakage", "warning", ["001.jpg", "002.jpg", "leaked, other quality.jpg", "leaked.jpg"]),
@@ -133,7 +143,7 @@ def test_each_finding_names_its_images(dirty: Judged, check: str, severity: str,
 
 def test_too_many_unreadable_files_are_critical(dirty: Judged) -> None:
     """More than `validate.max_quarantined`; the first of them are named."""
-    assert dirty.failed()["readable"].count == 9
+    assert dirty.failed()["readable"].count == 8  # classes without an image are none of them
     with pytest.raises(ValueError, match=r"fail a critical expectation.*and 3 more critical failures.*mend the data"):
         raise_critical(dirty.validation.findings)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 
 from pipeline.datasets import Entry, find
-from tests.conftest import write_digits
+from pipeline.decoding import decode
+from pipeline.preprocessing import Preprocessing
+from tests.conftest import touch, write_digits
 
 
 @pytest.fixture
@@ -23,13 +27,13 @@ def root(tmp_path: Path) -> Path:
 
 def table_entries(root: Path, text: str | bytes, name: str = "labels.csv") -> list[Entry]:
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return find("csv", root, Path("unused"), name)
+    return find("csv", root, Path("unused"), name).entries
 
 
 def archive_entries(archive: Path) -> list[Entry]:
     scratch = archive.parent / "scratch"
     scratch.mkdir()
-    return find("archive", archive, scratch)
+    return find("archive", archive, scratch).entries
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -47,6 +51,7 @@ def test_a_table_in_any_dialect(root: Path, delimiter: str, bom: bytes, path: st
 
 def test_splits_and_groups_are_kept(root: Path) -> None:
     """`valid` and `Validation` mean val; an empty one leaves it open."""
+    touch(root, *"abcde")
     entries = table_entries(
         root,
         "image,class,split,group\na,x,train,p1\nb,y,,p2\nc,x,valid,\nd,x,Validation,\ne,y,TEST,p 3\n",
@@ -57,6 +62,7 @@ def test_splits_and_groups_are_kept(root: Path) -> None:
 
 def test_a_file_may_be_listed_twice(root: Path) -> None:
     """With one label it is one image; with two labels both stay, as validation tells people about them."""
+    touch(root, "a.png", "b.png")
     entries = table_entries(root, "path,label\na.png,x\n./a.png,x\nb.png,x\nb.png,y\n")
     assert [(entry.path, entry.label) for entry in entries] == [("a.png", "x"), ("b.png", "x"), ("b.png", "y")]
 
@@ -95,14 +101,55 @@ def test_rows_that_cannot_be_images_are_faults(root: Path, tmp_path: Path) -> No
         ('path,label\na,x\n"b,y\n', "labels.csv, line 3 cannot be read .*: mend its quotes"),
         ("path,label\nä,x\n".encode("latin-1"), "is not UTF-8 .*: save it as UTF-8"),
         ("path,label\n".encode("utf-16-le"), "is not a text"),
-        ("path,label\n", "at least 2 classes"),
+        ("path,label\n", r"labels\.csv has a header but no rows"),
+        ("path,label,class\na,x,y\n", "columns label, class, each of which may be the label"),
+        ("file,path,label\na,x,y\n", "columns file, path, each of which may be the path"),
         ("path,label,split\na,x,train\nb,y,train\nc,z,test\n", "class 'z' of test/ has no images in train/"),
     ],
 )
 def test_a_table_that_cannot_serve_is_named(root: Path, text: str | bytes, said: str) -> None:
     """Columns, splits, quotes, encodings: the table, the line and the mend."""
+    touch(root, *"abc")
     with pytest.raises(ValueError, match=said):
         table_entries(root, text)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_there", "said"),
+    [
+        ("digit-0/000", "digit-0/000.png", "extension"),
+        ("digit-0/000.jpg", "digit-0/000.png", "extension"),
+        ("digit-0/000.PNG", "digit-0/000.png", "upper and lower case"),
+        ("Digit-0/000.png", "digit-0/000.png", "upper and lower case"),
+        ("images/digit-1/000.png", "digit-1/000.png", "folder"),
+        ("000", "digit-1/000.png", "folder and extension"),
+        ("C:\\data\\images\\digit-1\\000.png", "digit-1/000.png", "folder"),
+        ("/home/bob/images/digit-1/000.png", "digit-1/000.png", "folder"),
+    ],
+)
+def test_paths_that_are_written_differently_are_offered(root: Path, path: str, is_there: str, said: str) -> None:
+    """Where most files are missing: the path that was looked for, the file that is meant, and in what they differ."""
+    text = f"path,label\n{path},a\n{path.replace('000', '001')},b\ndigit-0/002.png,b\n"
+    with pytest.raises(ValueError, match="2 of 3 files are not there") as raised:
+        table_entries(root, text)
+    assert (root / path.replace("\\", "/")).as_posix() in str(raised.value)
+    assert f"but {is_there} is: correct the {said} " in str(raised.value)
+
+
+def test_files_that_are_nowhere_are_named(root: Path) -> None:
+    """With the path that was looked for, and nothing offered. Names that no file can have are no other case."""
+    for name in ("x/nowhere.png", "n" * 300, "x\\" + "n" * 300):
+        with pytest.raises(ValueError, match="2 of 2 files are not there") as raised:
+            table_entries(root, f"path,label\n{name},a\n{name}2,b\n")
+        assert f"{root}/{name}".replace("\\", "/") in str(raised.value)
+        assert "correct" not in str(raised.value)
+
+
+def test_a_few_missing_files_are_set_aside(root: Path) -> None:
+    """Where most are there, the others are left to decoding, which gives the reason."""
+    entries = table_entries(root, "path,label\ndigit-0/000.png,a\ndigit-1/000.png,b\ngone.png,b\n")
+    block = decode(entries, Preprocessing(8, "crop", (255, 255, 255)))
+    assert block.quarantined == [("gone.png", "b", "it cannot be opened: No such file or directory")]
 
 
 def test_a_missing_table_is_named(root: Path) -> None:
@@ -233,6 +280,105 @@ def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes | None, said
         (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         archive_entries(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *[(name, "unpack it and give the folder") for name in ("a.rar", "a.7z", "a.7Z")],
+        *[(name, "as CSV") for name in ("a.xlsx", "a.parquet", "a.json")],
+        *[(name, "one image") for name in ("a.jpg", "a.PNG", "a.heic")],
+        *[(name, "as image files") for name in ("a.npy", "a.npz", "a.h5", "a.tfrecord")],
+    ],
+)
+def test_formats_that_are_no_source_are_named(tmp_path: Path, name: str, said: str) -> None:
+    """In one sentence with what to do instead."""
+    (tmp_path / name).write_bytes(b"Rar!\x1a\x07\x01\x00")
+    with pytest.raises(ValueError, match=f"{name} .*{said}"):
+        archive_entries(tmp_path / name)
+
+
+@pytest.mark.parametrize("images", ["", "train_images"])
+def test_the_tables_of_an_archive_are_named(root: Path, images: str) -> None:
+    """Images without class folders and a table of another name: what it must be called, and which ones there are."""
+    packed = root.parent / "packed"
+    shutil.copytree(root / "digit-0", packed / images)
+    (packed / "train.csv").write_text("path,label\n000.png,a\n001.png,b\n")
+    (packed / "sample.csv").write_text("id,guess\n1,2\n")
+    with pytest.raises(ValueError, match=r"called labels\.csv .*a\.zip/train\.csv$"):
+        archive_entries(Path(shutil.make_archive(str(root.parent / "a"), "zip", packed)))
+
+
+class RawName(zipfile.ZipInfo):
+    """A member whose name is written as it is, without the flag of UTF-8, as old tools do."""
+
+    raw: bytes
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802  # of zipfile
+        return self.raw, self.flag_bits & ~0x800
+
+
+def old_zip(archive: Path, image: Path, raw: bytes, extra: bytes = b"") -> Path:
+    """The classes zero, one and `raw`, with an image each."""
+    with zipfile.ZipFile(archive, "w") as opened:
+        for folder in (b"zero", b"one", raw):
+            member = RawName((folder + b"/000.png").decode("cp437"))
+            member.raw, member.extra = folder + b"/000.png", extra if folder is raw else b""
+            opened.writestr(member, image.read_bytes())
+    return archive
+
+
+def unicode_path(raw: bytes, name: str) -> bytes:
+    """Info-ZIP's extra field (APPNOTE, 4.6.9) of a member that is called `raw` in the old encoding."""
+    content = struct.pack("<BI", 1, zlib.crc32(raw)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(content)) + content
+
+
+def test_names_in_a_zip_without_the_flag_of_utf8(root: Path, tmp_path: Path) -> None:
+    """macOS writes UTF-8 without saying so; Info-ZIP writes it beside an old name, which may have changed since."""
+    old = "Hänsel".encode("cp850")
+    right, stale = unicode_path(old + b"/000.png", "Hänsel/000.png"), unicode_path(b"other", "other/000.png")
+    for raw, extra in (("Hänsel".encode(), b""), (old, right), ("Hänsel".encode(), stale)):
+        entries = archive_entries(old_zip(tmp_path / "old.zip", root / "digit-0" / "000.png", raw, extra))
+        assert {(entry.label, entry.fault) for entry in entries} == {("Hänsel", ""), ("one", ""), ("zero", "")}
+        shutil.rmtree(tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_in_an_unknown_encoding_are_no_classes(root: Path, tmp_path: Path, kind: str) -> None:
+    """They are asked about, not learned as something that nobody wrote: the class is a fault, as in a folder."""
+    archive = old_zip(tmp_path / "old.zip", root / "digit-0" / "000.png", "Hänsel".encode("latin-1"))
+    if kind == "tar":
+        with zipfile.ZipFile(archive) as opened, tarfile.open(tmp_path / "old.tar", "w", encoding="latin-1",
+                                                              format=tarfile.GNU_FORMAT) as tar:  # fmt: skip
+            for member in opened.infolist():
+                packed = tarfile.TarInfo(member.filename.encode("cp437").decode("latin-1"))
+                packed.size = member.file_size
+                tar.addfile(packed, io.BytesIO(opened.read(member)))
+        archive = tmp_path / "old.tar"
+    assert {entry.label: entry.fault for entry in archive_entries(archive)} == {
+        "zero": "",
+        "one": "",
+        "H\\xe4nsel": "its name is not UTF-8: rename it",
+    }
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_a_tar_with_fifos_or_devices_is_refused(tmp_path: Path, kind: bytes) -> None:
+    """None is made, and none is opened."""
+    member = tarfile.TarInfo("cat/a.jpg")
+    member.type = kind
+    write_tar(tmp_path / "odd.tar", member)
+    with pytest.raises(ValueError, match=r"odd\.tar is not unpacked, as it is not safe"):
+        archive_entries(tmp_path / "odd.tar")
+
+
+def test_a_fifo_is_never_opened(root: Path) -> None:
+    """In the place of an archive, of a table, and of images."""
+    os.mkfifo(root / "labels.csv")
+    for source, place in (("archive", root / "labels.csv"), ("csv", root), ("image_folder", root / "labels.csv")):
+        with pytest.raises(ValueError, match=r"is not a (file|folder)"):
+            find(source, place, Path("unused"))
 
 
 def test_what_is_wrong_inside_is_said_of_the_archive(root: Path) -> None:

@@ -172,7 +172,7 @@ CASES: dict[str, tuple[Callable[[Path, Patch], None], list[str], list[str], int]
 
 def found(name: str, root: Path) -> list[Entry]:
     """The files of `scratch` are left for the test."""
-    return find(name, root, Path(tempfile.mkdtemp(dir=root.parent)))
+    return find(name, root, Path(tempfile.mkdtemp(dir=root.parent))).entries
 
 
 def decoded(entry: Entry) -> np.ndarray:

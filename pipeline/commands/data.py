@@ -18,7 +18,7 @@ def ingest(
     images: Path, manifest: Path, quarantine: Path, preprocessing: Path, params: ParamsFile = DEFAULT_PARAMS
 ) -> None:
     """Read the source, decode and measure every image."""
-    from pipeline.artifacts import write_json, write_table
+    from pipeline.artifacts import unreadable, write_json, write_table
     from pipeline.stages.ingest import ingest as run
     from pipeline.stages.ingest import preprocessing_of
 
@@ -28,12 +28,14 @@ def ingest(
         write_table(manifest, found.manifest)
         write_table(quarantine, found.quarantine)
         write_json(preprocessing, preprocessing_of(config).record())
-        classes = found.manifest["class"].nunique()
-        facts += [f"{len(found.manifest):,} images", f"{classes} classes", f"{len(found.quarantine):,} set aside"]
-    if len(found.quarantine):
-        first = found.quarantine.iloc[0]
+        classes, aside = found.manifest["class"].nunique(), unreadable(found.quarantine)
+        facts += [f"{len(found.manifest):,} images", f"{classes} classes", f"{len(aside):,} set aside"]
+    for note in found.notes:
+        print(f"note: {note}")
+    if len(aside):
+        first = aside.iloc[0]
         said = (
-            f"{len(found.quarantine):,} of {len(found.quarantine) + len(found.manifest):,} files cannot be used, first "
+            f"{len(aside):,} of {len(aside) + len(found.manifest):,} files cannot be used, first "
             f"{Path(config.root) / first['path']}: {first['reason']} (all of them: {quarantine})"
         )
         if config.strict:

@@ -26,24 +26,27 @@ def data(
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Print what is in a data set: classes, counts, a histogram, and what is wrong with it, by the values of `init`."""
-    from pipeline.artifacts import read_images
+    from pipeline.artifacts import read_images, unreadable
     from pipeline.commands.data import say
     from pipeline.inspection import findings, gallery
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
-    values = load(params) if images is None else check(own(images).render(), str(images))
+    preset, notes = (None, []) if images is None else own(images)
+    values = load(params) if preset is None else check(preset.render(), str(images))
     config, asked = values.ingest, values.validate_
     with tempfile.TemporaryDirectory() as folder:
         array = Path(folder) / "images.npy"
         found = ingest(config, array)
         pixels = read_images(array)
         result = validate(found.manifest, found.quarantine, pixels, None, asked, Path(folder) / "docs")
-        print(f"{config.source} {config.root}\n\n{overview(found.manifest, found.quarantine)}\n")
+        print(f"{config.source} {config.root}\n\n{overview(found.manifest, unreadable(found.quarantine))}\n")
         say(result.findings)
         if page is not None:
             page.write_text(gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels))
             print(f"\nthumbnails of all findings: {page}")
+    for note in notes or found.notes:
+        print(f"note: {note}")
     findings.raise_critical(result.findings)
 
 

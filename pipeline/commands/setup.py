@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -14,11 +15,11 @@ import typer
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile
 from pipeline.commands.presets import EXACT, Preset, budget, builtin, named
 from pipeline.config import check
+from pipeline.datasets.table import TABLES, tables_in
 
 LOOKED_AT = 200  # image files whose size is read
 COMPARED = 300  # image files that are compared with one another
 ALIKE = 2.0  # near-duplicates that an image has on average, where images are alike by nature
-TABLES = {".csv", ".tsv"}
 
 
 def init(
@@ -31,7 +32,7 @@ def init(
     """Write params.yaml with sensible values for the data; a file that is there is kept beside it."""
     if (images is None) == (dataset is None):
         raise ValueError("give either --images PATH or --dataset NAME")
-    preset = own(images) if images is not None else builtin(dataset or "")
+    preset, notes = own(images) if images is not None else (builtin(dataset or ""), [])
     text = preset.render()
     check(text, str(params))  # before the old file is touched
     if params.exists() and params.read_text() != text:
@@ -39,6 +40,8 @@ def init(
         params.rename(backup)
         print(f"kept the old {params} as {backup}")
     params.write_text(text)
+    for note in notes:
+        print(f"note: {note}")
     limited = f", training on {preset.limit:,} images (train.limit)" if preset.limit else ""
     print(
         f"wrote {params} for {preset.source} in {preset.root}: {preset.image_size} pixels, {preset.epochs} epochs, "
@@ -52,8 +55,8 @@ def _free(params: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def own(images: Path) -> Preset:
-    """Values for a folder, a table or an archive, from what is in it."""
+def own(images: Path) -> tuple[Preset, list[str]]:
+    """Values for a folder, a table or an archive, from what is in it, and what a person should know of it."""
     from pipeline.datasets import find
 
     source, root, labels = _source(images)
@@ -62,25 +65,29 @@ def own(images: Path) -> Preset:
             found = find(source, root, Path(scratch), labels)
         except ValueError as error:
             raise ValueError(f"{error}{_table_in(images)}") from None
-        entries = [entry for entry in found if not entry.fault]
+        entries = [entry for entry in found.entries if not entry.fault]
         files = [entry.content for entry in entries if isinstance(entry.content, Path)]
         random.Random(0).shuffle(files)
         side = _typical_side(images, files)
         partners = _near_duplicates_each(files)
-    per_class = Counter(entry.label for entry in entries)
+    notes, per_class = found.notes, Counter(entry.label for entry in entries)
+    # A class of a few strays is none to fit to: `validate` will name it
+    least = max(min(per_class.values()), int(median(per_class.values())) // 2)
     training = sum(entry.split in ("", "train") for entry in entries)
     stem = images.resolve().name if source == "image_folder" else images.name.split(".")[0]
     if partners > ALIKE:
-        print(
-            f"note: these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only "
-            f"exact copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern"
-        )
-    return Preset(
+        notes = [
+            *notes,
+            f"these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only exact "
+            f"copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern",
+        ]
+    preset = Preset(
         re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images", source, _watched(root), labels=labels,
-        image_size=side, min_images_per_class=min(10, max(3, min(per_class.values()))),
+        image_size=side, min_images_per_class=min(10, max(3, least)),
         min_similarity=EXACT if partners > ALIKE else Preset.min_similarity,
         min_accuracy=round(min(0.9, 1.5 / len(per_class)), 3), **budget(training),
     )  # fmt: skip
+    return preset, notes
 
 
 def _source(images: Path) -> tuple[str, Path, str]:
@@ -95,12 +102,12 @@ def _source(images: Path) -> tuple[str, Path, str]:
 
 
 def _table_in(images: Path) -> str:
-    """A hint for a folder whose labels stand in a table."""
-    from pipeline.datasets.table import describes_images
-
-    candidates = sorted(path for path in images.glob("*") if path.suffix.lower() in TABLES and path.is_file())
-    tables = [table for table in candidates if describes_images(table)]
-    return f"; for the labels in its table say --images {tables[0]}" if len(tables) == 1 else ""
+    """A hint for a folder whose labels stand in a table, or would if it had the right columns."""
+    tables = tables_in(images)
+    fit = [str(table) for table, unfit in tables.items() if not unfit]
+    if fit:
+        return f"; for the labels in its table say --images {' or '.join(fit)}"
+    return "".join(f"; {unfit}" for unfit in list(tables.values())[:1])
 
 
 def _watched(root: Path) -> str:
@@ -115,8 +122,6 @@ def _watched(root: Path) -> str:
 
 def _typical_side(images: Path, files: list[Path]) -> int:
     """32, 64 or 128: the largest that the median image fills; larger pictures are brought down to 128."""
-    from statistics import median
-
     from PIL import Image
     from pillow_heif import register_heif_opener
 

@@ -6,7 +6,7 @@ A file that serves several sources names them in `NAMES`; otherwise the source i
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ class Entry:
 
     `path` names it to people (relative, with forward slashes); `split` is "", train, val or test, as the source says;
     `content` is the file, or the pixels (uint8 [H, W, 3]) of a source that keeps no files. `group` is what it shares
-    with other images (a patient, a video), or "". `fault`, where not empty, says why it cannot be an image: an empty
-    class folder, a link that loops, a row without a label; `content` is not looked at then.
+    with other images (a patient, a video), or "". `fault`, where not empty, says why it cannot be an image: a link that
+    loops, a row without a label, a class folder that holds no image, whose path then ends with a slash; `content` is
+    not looked at then.
     """
 
     path: str
@@ -30,6 +31,14 @@ class Entry:
     fault: str = ""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a source holds; `notes` are sentences for people: what was passed over, which names are not used."""
+
+    entries: list[Entry]
+    notes: list[str] = field(default_factory=list)
+
+
 def sources() -> dict[str, str]:
     """What `ingest.source` may be, and the module of this package that serves it."""
     modules = sorted(file.stem for file in Path(__file__).parent.glob("[a-z]*.py"))
@@ -37,25 +46,27 @@ def sources() -> dict[str, str]:
     return {name: stem for stem, module in loaded.items() for name in getattr(module, "NAMES", (stem,))}
 
 
-def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> Found:
     """The images of a source, sorted by path.
 
     `scratch` is an empty folder for files that are needed until they are decoded; the caller deletes it. `labels` is
     the table of the source `csv`. Raises ValueError naming the folder and the mend.
     """
     module = importlib.import_module(f"pipeline.datasets.{sources()[source]}")
-    entries: list[Entry] = module.find(source, root, scratch, labels)
-    _can_be_learned(root, entries)
-    return sorted(entries, key=lambda entry: (entry.path, entry.label))
+    found: Found = module.find(source, root, scratch, labels)
+    can_be_learned(root, found.entries)
+    return Found(sorted(found.entries, key=lambda entry: (entry.path, entry.label)), found.notes)
 
 
-def _can_be_learned(root: Path, entries: list[Entry]) -> None:
+def can_be_learned(root: Path, entries: list[Entry]) -> None:
+    """Raises ValueError if there are not two classes, or not all of them have training images."""
     sound = [entry for entry in entries if not entry.fault]
     classes = {entry.label for entry in sound}
     if len(classes) < 2:
         faults = next((f" ({entry.path}: {entry.fault})" for entry in entries if entry.fault), "")
         raise ValueError(
-            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: add another one"
+            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: the images of each class "
+            f"go into a folder named after it, or their labels into a table"
         )
     known = {entry.label for entry in sound if entry.split in ("", "train")}
     for entry in sound:

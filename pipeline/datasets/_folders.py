@@ -6,7 +6,18 @@ import os
 import stat
 from pathlib import Path
 
-LITTER = {"thumbs.db", "desktop.ini", "__macosx"}  # left by file managers and by macOS's zip
+# Left by file managers, by macOS's zip and by file servers (Synology, QNAP, NetApp)
+LITTER = {
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", ".ds_store", "__macosx"),
+    *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
+}
+# Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos
+SIDECARS = {
+    *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
+    *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
+    *(".mov", ".mp4"),
+}
+PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"
 TWICE = "a link to a folder that was read already"
 NOT_REGULAR = "not a regular file"  # a FIFO, a socket, a device: opening one can wait for ever
@@ -15,19 +26,35 @@ NOT_TEXT = "its name is not UTF-8: rename it"  # parquet and CSV hold text
 Identity = tuple[int, int]  # device and inode: the same whatever links lead there
 
 
+def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
+    """Under which name it is counted, or "" if it may be an image, a class or what holds them."""
+    name = path.name.lower()
+    if name in LITTER:
+        return path.name.strip()
+    if name[0] == ".":
+        return "._*" if name.startswith("._") else "hidden"
+    kind = name[max(0, name.rfind(".")) :]
+    return kind if kind in SIDECARS and not is_folder(Path(path)) else ""
+
+
 def listing(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; hidden names and litter aside. Raises ValueError if it cannot be read."""
-    return [folder / entry.name for entry in _scan(folder)]
+    """What a folder holds, sorted; litter aside. Raises ValueError if it cannot be read."""
+    return [folder / entry.name for entry in _scan(folder) if not kind_of_litter(entry)]
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """The same with what the operating system says of each for nothing: asking for 60,000 files takes a second."""
+    """All that it holds, and what the operating system says of each for nothing: asking for 60,000 files takes a
+    second."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
-    return [entry for entry in found if entry.name[0] != "." and entry.name.lower() not in LITTER]
+
+
+def litter(folder: Path) -> list[Path]:
+    """What `listing` leaves out."""
+    return [folder / entry.name for entry in _scan(folder) if kind_of_litter(entry)]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -73,7 +100,9 @@ def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
         above = above | lineage(here)
         for entry in _scan(here):
             path = here / entry.name
-            if entry.is_file(follow_symlinks=False):
+            if kind_of_litter(entry):
+                found.append((path, PASSED_OVER))
+            elif entry.is_file(follow_symlinks=False):
                 found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
             elif not is_folder(path):
                 found.append((path, fault(path)))

@@ -6,33 +6,54 @@ It is unpacked into the scratch folder; what is read is the folder that a lone f
 from __future__ import annotations
 
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets import Entry, image_folder, table
+from pipeline.datasets import Found, can_be_learned, image_folder, table
 from pipeline.datasets._folders import lineage, subfolders
 
+OTHERS = {
+    **dict.fromkeys((".rar", ".7z"), "is an archive of a kind that is not read: unpack it and give the folder"),
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".json", ".jsonl", ".txt"),
+        "is not read: save it as CSV with the columns path and label",
+    ),
+    **dict.fromkeys(
+        (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrecord", ".tfrecords"),
+        "is not read: write its images as image files, into a folder per class",
+    ),
+    **dict.fromkeys(image_folder.IMAGES, "is one image: give a folder that holds one sub-folder of images a class"),
+}
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     _unpack(root, scratch)
     inner = _inner(scratch, labels)
-    find_in = table.find if (inner / labels).is_file() else image_folder.find
+    listed = (inner / labels).is_file()
+    find_in = table.find if listed else image_folder.find
     try:
-        return find_in(source, inner, scratch, labels)
+        found = find_in(source, inner, scratch, labels)
+        can_be_learned(inner, found.entries)
     except ValueError as error:  # people know the archive, not the folder that it was unpacked into
-        raise ValueError(str(error).replace(str(scratch), str(root))) from None
+        others = " or ".join(str(path) for path, unfit in table.tables_in(inner).items() if not unfit and not listed)
+        hint = f"; a table in an archive has to be called {labels} (ingest.labels): rename {others}" if others else ""
+        raise ValueError(f"{error}{hint}".replace(str(scratch), str(root))) from None
+    return found
 
 
 def _unpack(archive: Path, scratch: Path) -> None:
     if not archive.is_file():
         raise ValueError(f"{archive} is not a file: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images")
+    if archive.suffix.lower() in OTHERS:
+        raise ValueError(f"{archive} {OTHERS[archive.suffix.lower()]}")
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened_zip:
                 for member in opened_zip.infolist():  # some tools of Windows write its separators
-                    member.filename = member.filename.replace("\\", "/")
+                    member.filename = _name(member).replace("\\", "/")
                 _refuse(archive, opened_zip.infolist())
                 for member in opened_zip.infolist():
                     opened_zip.extract(member, scratch)
@@ -49,6 +70,20 @@ def _unpack(archive: Path, scratch: Path) -> None:
         ) from None
     except OSError as error:  # a checksum of gzip or bzip2; a full disk
         raise ValueError(f"{archive} cannot be unpacked ({error}): is it damaged, or the disk full?") from None
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Names that are not said to be UTF-8 often are; others stay undecoded, and are set aside as those of a folder."""
+    if member.flag_bits & 0x800:  # APPNOTE, 4.4.4: UTF-8
+        return member.filename
+    # zipfile's guess, taken back; it ends names at a zero, too
+    raw, extra = member.orig_filename.partition("\0")[0].encode("cp437"), member.extra
+    while len(extra) >= 9:
+        kind, length, _, checksum = struct.unpack("<HHBI", extra[:9])
+        if kind == 0x7075 and checksum == zlib.crc32(raw):  # APPNOTE, 4.6.9: the name in UTF-8
+            raw = extra[9 : 4 + length]
+        extra = extra[4 + length :]
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _line(error: Exception) -> str:

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets import Entry
+from pipeline.datasets import Entry, Found
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # 17 levels of ink, 0-16
     pixels = np.repeat(grey[..., None], 3, axis=3)
-    return [
-        Entry(f"digits/{i:04d}", str(label), "", image)
-        for i, (image, label) in enumerate(zip(pixels, bunch.target, strict=True))
-    ]
+    images = enumerate(zip(pixels, bunch.target, strict=True))
+    return Found([Entry(f"digits/{i:04d}", str(label), "", image) for i, (image, label) in images])

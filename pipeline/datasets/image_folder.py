@@ -1,24 +1,32 @@
 """`image_folder`: a folder of your own images, one sub-folder a class.
 
 Either `root/CLASS/*`, to be split, or `root/train/CLASS/*` with optional `root/val/CLASS/*` and `root/test/CLASS/*`.
-Links to files and folders are followed.
+Links to files and folders are followed. Folders whose names tell of splits or of parts of a data set are no classes.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from pipeline.datasets import Entry
+from pipeline.datasets import Entry, Found
 from pipeline.datasets._folders import (
     LOOP,
     NOT_TEXT,
+    PASSED_OVER,
     Identity,
     files,
     identity,
     is_folder,
+    kind_of_litter,
     lineage,
     listing,
+    litter,
     printable,
     subfolders,
 )
@@ -28,9 +36,65 @@ SPLITS = {
     **{"test": "test", "testing": "test"},
 }
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
+LISTED = 10  # names that are written out
+# Words of folders that hold a part of a data set, whatever the classes are
+PARTS = {
+    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"),
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"),
+}
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
+    everything = _everything(root)
+    entries = [entry for entry in everything if entry.fault != PASSED_OVER]
+    notes = _judge_names(root, entries)
+    kinds = Counter(kind_of_litter(root / entry.path) for entry in everything if entry.fault == PASSED_OVER)
+    passed_over = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    return Found(entries, notes + ([f"passed over: {passed_over}"] if kinds else []))
+
+
+def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
+    """Raises ValueError where the names that would be learned are no classes; notes where only a person can know."""
+    inside: dict[str, set[str]] = {}  # the sub-folders of each class
+    for entry in entries:
+        if not entry.fault or entry.path.endswith("/"):
+            parts = entry.path.split("/")[1 if entry.split else 0 :]
+            inside.setdefault(entry.label, set()).update(parts[1:-1][:1])
+    shared = {name for name, count in Counter(chain.from_iterable(inside.values())).items() if count > 1}
+    splits, parts = _parts(inside, SPLITS), _parts(inside, SPLITS.keys() | PARTS)
+    if len(splits) > 1 or 1 < len(parts) == len(inside):
+        said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set"
+        if not shared:
+            raise ValueError(f"{said}: put the images into train/CLASS/ and test/CLASS/, or give the table of labels")
+        images = max(parts, key=lambda name: "im" in name.lower())  # image, img
+        fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
+        raise ValueError(f"{said}; their sub-folders are {_listed(shared)}: if those are the classes, {fix}")
+    if len(_parts(shared, SPLITS)) > 1:
+        raise ValueError(f"{root}: the classes have the sub-folders {_listed(shared)}: move them to train/CLASS/, ...")
+    sound = [entry for entry in entries if not entry.fault]
+    classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
+    if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
+        said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
+        raise ValueError(f"{said}, use {root / deepest} alone")
+    if len(classes) > 1 and all(inside[name] & shared for name in classes):
+        return [f"the classes are {_listed(classes)}; the names of their sub-folders, {_listed(shared)}, are not used: "
+                f"if those are the classes, move them to the top, or write a table of labels"]  # fmt: skip
+    return []
+
+
+def _parts(names: Iterable[str], needed: Container[str]) -> list[str]:
+    """Those made of nothing but words of splits and PARTS, one of them in `needed`: test_images, val2017, masks."""
+    words = {name: re.findall(r"[^\W\d_]+", name.lower()) for name in sorted(names)}
+    known = SPLITS.keys() | PARTS
+    return [name for name, its in words.items() if known.issuperset(its) and any(word in needed for word in its)]
+
+
+def _listed(names: Iterable[str]) -> str:
+    several = sorted(names)
+    return ", ".join(several[:LISTED]) + (", ..." if len(several) > LISTED else "")
+
+
+def _everything(root: Path) -> list[Entry]:
     if not is_folder(root):
         raise ValueError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
     folders = subfolders(root)
@@ -42,6 +106,9 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
         if all(layout.values()):
             raise ValueError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
         return _classes(root, root, "", above)
+    for split in set(SPLITS.values()):
+        if len(names := [folder.name for folder in folders if layout[folder] == split]) > 1:
+            raise ValueError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
     entries = _loose(root, root, "")
     for folder in folders:
         if identity(folder) in above:
@@ -76,16 +143,21 @@ def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -
 
 
 def _loose(root: Path, folder: Path, split: str) -> list[Entry]:
-    """Images beside the class folders, whose class nobody knows."""
+    """What stands beside the class folders: images, whose class nobody knows, and litter."""
     images = [path for path in listing(folder) if path.suffix.lower() in IMAGES and path.is_file()]
-    return [replace(_entry(root, path, path, split, "it lies in no class folder"), label="") for path in images]
+    found = [_entry(root, path, path, split, "it lies in no class folder") for path in images]
+    found += [_entry(root, path, path, split, PASSED_OVER) for path in litter(folder)]
+    return [replace(entry, label="") for entry in found]
 
 
 def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
     if printable(label.name) != label.name:
         return [_entry(root, label, label, split, NOT_TEXT)]
-    found = files(label, above) or [(label, "the class folder is empty")]
-    return [_entry(root, file, label, split, fault) for file, fault in found]
+    entries = [_entry(root, file, label, split, fault) for file, fault in files(label, above)]
+    if all(entry.fault == PASSED_OVER for entry in entries):
+        empty = _entry(root, label, label, split, "the class folder holds no image")
+        entries.append(replace(empty, path=f"{empty.path}/"))
+    return entries
 
 
 def _entry(root: Path, file: Path, label: Path, split: str, fault: str) -> Entry:

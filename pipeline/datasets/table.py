@@ -11,10 +11,11 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 
-from pipeline.datasets import Entry
-from pipeline.datasets._folders import fault
+from pipeline.datasets import Entry, Found
+from pipeline.datasets._folders import fault, files
 from pipeline.datasets.image_folder import SPLITS
 
 NAMES = ("csv",)
@@ -25,9 +26,11 @@ COLUMNS = {
     "group": ("group",),
 }
 DELIMITERS = ",;\t"
+TABLES = {".csv", ".tsv"}
+OUTSIDE = "it lies outside {}, which DVC watches"
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     table = root / labels
     if not table.is_file():
         raise ValueError(f"{table} is not a file: ingest.root is the table's folder, ingest.labels its name")
@@ -37,16 +40,43 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
         unique.setdefault(
             (entry.path, entry.label, entry.split, entry.group, entry.fault), entry
         )  # a repeated row is one image
-    return list(unique.values())
+    entries = list(unique.values())
+    if not entries:
+        raise ValueError(f"{table} has a header but no rows: write one for each image")
+    written = [entry for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
+    # Path.exists would raise where a name is too long
+    lost = [entry.path for entry in written if not os.path.exists(root / entry.path)]  # noqa: PTH110
+    if len(lost) > len(entries) / 2:
+        raise ValueError(
+            f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
+            f"{root / lost[0]}{_offer(root, PurePosixPath(lost[0]))}"
+        )
+    return Found(entries)
 
 
-def describes_images(table: Path) -> bool:
-    """Whether it has the columns that are needed."""
-    try:
-        _header(table, _text(table))
-    except ValueError:
-        return False
-    return True
+def _offer(root: Path, written: PurePosixPath) -> str:
+    """The file that is likely meant, and in what its path differs."""
+    there = [PurePosixPath(file.relative_to(root)) for file, why in files(root, frozenset()) if not why]
+    names = {written.name.casefold(), written.stem.casefold()}
+    alike = [str(file) for file in there if names & {file.name.casefold(), file.stem.casefold()}]
+    for nearest in get_close_matches(str(written), alike, n=1, cutoff=0):
+        file = PurePosixPath(nearest)
+        parts = {"folder": (written.parent, file.parent), "extension": (written.suffix, file.suffix)}
+        differ = [name for name, (one, other) in parts.items() if str(one).casefold() != str(other).casefold()]
+        return f", but {file} is: correct the {' and '.join(differ) or 'upper and lower case'} in the table's paths"
+    return ": paths start from the table's folder"
+
+
+def tables_in(folder: Path) -> dict[Path, str]:
+    """The tables in a folder, and why one cannot be a list of images, or ""."""
+    tables = {}
+    for table in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in TABLES and path.is_file()):
+        try:
+            _header(table, _text(table))
+            tables[table] = ""
+        except ValueError as error:
+            tables[table] = str(error)
+    return tables
 
 
 def _text(table: Path) -> str:
@@ -65,13 +95,13 @@ def _header(table: Path, text: str) -> tuple[str, dict[str, int]]:
     for delimiter in DELIMITERS:
         first = next(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True), [])
         names = [name.strip().lower() for name in first]
-        places = {
-            column: next(names.index(name) for name in aliases if name in names)
-            for column, aliases in COLUMNS.items()
-            if any(name in names for name in aliases)
-        }
-        if "path" in places and "label" in places:
-            return delimiter, places
+        places = {column: [i for i, name in enumerate(names) if name in any_of] for column, any_of in COLUMNS.items()}
+        if places["path"] and places["label"]:
+            for column, several in places.items():
+                if len(several) > 1:
+                    doubtful = ", ".join(names[i] for i in several)
+                    raise ValueError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
+            return delimiter, {column: only for column, one in places.items() for only in one}
         found = max(found, names, key=len)
     raise ValueError(
         f"{table} has the columns {', '.join(found) or '(none)'}: in its first line there must be path (or file, "
@@ -107,11 +137,11 @@ def _entry(root: Path, where: str, line: int, row: dict[str, str]) -> Entry:
         return replace(entry, fault=f"no label in line {line}")
     if row["more"]:
         return replace(entry, fault=f"line {line} has more values than there are columns: quote what holds a delimiter")
-    if "\\" in path and not (root / path).exists():  # written on Windows
+    if "\\" in path and not os.path.exists(root / path):  # noqa: PTH110  # written on Windows
         path = path.replace("\\", "/")
     inside = _inside(root, path)
     if inside is None:
-        return replace(entry, fault=f"it lies outside {root}, which DVC watches")
+        return replace(entry, fault=OUTSIDE.format(root))
     return replace(entry, path=inside.as_posix(), content=root / inside, fault=fault(root / inside))
 
 

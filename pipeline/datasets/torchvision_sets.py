@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets import Entry
+from pipeline.datasets import Entry, Found
 
 BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -71,7 +71,7 @@ SETS = {
 NAMES = tuple(SETS)
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
+def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     import torchvision.datasets
 
     official = SETS[source]
@@ -92,7 +92,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> list[Entry]:
     for name, _ in files:
         if not (scratch / name).is_symlink():
             shutil.copy(scratch / name, _parent(root / name))
-    return [entry for split, images in found.items() for entry in _entries(official, scratch, split, images)]
+    return Found([e for split, images in found.items() for e in _entries(official, scratch, split, images)])
 
 
 def _parent(file: Path) -> Path:

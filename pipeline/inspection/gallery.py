@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from pipeline.artifacts import data_uri
+from pipeline.artifacts import data_uri, unreadable
 from pipeline.inspection.findings import Finding
 
 TEMPLATE = Path(__file__).parent.parent / "findings.html.j2"
@@ -59,7 +59,7 @@ def page(
     pixels_NHWC: np.ndarray,
 ) -> str:
     """The HTML. `images` and `pairs` as `validate` returns them; the rows of the findings are rows of `images`."""
-    sections = []
+    sections, aside = [], unreadable(quarantine)
     for finding in findings:
         if finding.check in PAIRED:
             shown = _pairs(finding.check, images, pairs, pixels_NHWC)
@@ -70,8 +70,8 @@ def page(
     return environment.from_string(TEMPLATE.read_text()).render(
         sections=sorted(sections, key=_urgency),
         total=len(images),
-        quarantine=quarantine.head(NAMED).to_dict("records"),
-        quarantined=len(quarantine),
+        quarantine=aside.head(NAMED).to_dict("records"),
+        quarantined=len(aside),
     )
 
 

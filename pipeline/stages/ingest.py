@@ -30,10 +30,12 @@ AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 @dataclass(frozen=True)
 class Ingested:
-    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others."""
+    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others and of
+    class folders without images. `notes`: what people should know of the source."""
 
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
+    notes: list[str]
 
 
 def preprocessing_of(config: Ingest) -> Preprocessing:
@@ -53,7 +55,8 @@ def ingest(config: Ingest, images: Path) -> Ingested:
         tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
         _pool(workers, prepared) as pool,
     ):
-        entries = find(config.source, Path(config.root), Path(scratch), config.labels)
+        source = find(config.source, Path(config.root), Path(scratch), config.labels)
+        entries = source.entries
         columns: list[dict[str, Any]] = []
         quarantined: list[tuple[str, str, str]] = []
         with (
@@ -65,7 +68,7 @@ def ingest(config: Ingest, images: Path) -> Ingested:
                 columns.append(block.columns)
                 quarantined += block.quarantined
                 bar.update(len(block.pixels_NHWC) + len(block.quarantined))
-    return Ingested(_joined(columns), pd.DataFrame(quarantined, columns=["path", "class", "reason"]))
+    return Ingested(_joined(columns), pd.DataFrame(quarantined, columns=["path", "class", "reason"]), source.notes)
 
 
 def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table
+from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table, unreadable
 from pipeline.config import Params
 from pipeline.evaluation import plots
 from pipeline.evaluation.statistics import holm, mcnemar
@@ -25,7 +25,7 @@ LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 def render(params: Params, artifacts: Path) -> str:
     """The page. `artifacts` is the folder of the stages' outputs; only the models of params.yaml are read."""
     dataset = read_dataset(artifacts / "ingest" / "images.npy", artifacts / "split" / "splits.parquet")
-    quarantine = read_table(artifacts / "ingest" / "quarantine.csv")
+    quarantine = unreadable(read_table(artifacts / "ingest" / "quarantine.csv"))
     benchmark = read_json(artifacts / "benchmark" / "benchmark.json")
     models = [_model(params, artifacts, name, benchmark["variants"]) for name in params.everything]
     best = max(models, key=lambda model: model["train"]["best_val_accuracy"])["name"]

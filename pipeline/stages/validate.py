@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.artifacts import unreadable
 from pipeline.config import CheckName, Validate
 from pipeline.inspection.alike import alike, partners
 from pipeline.inspection.drift import drift
@@ -43,13 +44,14 @@ def validate(
         raise ValueError(f"not one image could be read{why}: quarantine.csv says why for each file")
     pairs = alike(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
     images = compared(manifest, pairs)
+    aside = unreadable(quarantine)
     missing, unknown = _classes(manifest, quarantine, config.classes)
     confusable = _confusable(manifest["class"])
     shifts = drift(accepted, manifest) if accepted else {}
     facts = pd.DataFrame({
         "wrong_classes": [len(missing) + len(unknown)],
         "confusable_classes": [len(confusable)],
-        "share_quarantined": [len(quarantine) / (len(manifest) + len(quarantine))],
+        "share_quarantined": [len(aside) / (len(manifest) + len(aside))],
         "drift": [max(shifts.values(), default=0.0)],
     })  # fmt: skip
     about_images, about_all = image_checks(config), dataset_checks(config, compare=accepted is not None)
@@ -58,14 +60,14 @@ def validate(
     named = {
         "known_classes": [f"{name} (no image)" for name in missing] + [f"{name} (not expected)" for name in unknown],
         "class_names": confusable,
-        "readable": quarantine["path"].tolist(),
+        "readable": aside["path"].tolist(),
         "drift": [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift],
     }
     classes = manifest["class"].nunique()
     of = {"known_classes": classes + len(missing), "class_names": classes, "drift": len(shifts)}
     findings = [
         Finding(check.name, check.says, check.severity, passed[check.name], len(named[check.name]),
-                of.get(check.name, len(manifest) + len(quarantine)), named[check.name][:FIRST])
+                of.get(check.name, len(manifest) + len(aside)), named[check.name][:FIRST])
         for check in about_all
     ]  # fmt: skip
     for check in about_images:
