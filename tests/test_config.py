@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from pipeline.config import load
+from pipeline.config import Params, Section, load
 from tests.conftest import PROJECT
 
 
@@ -48,3 +49,11 @@ def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
     assert params.recipe("modern_cnn").epochs == params.train.epochs
     with pytest.raises(ValueError, match="no model 'vgg'; it has: simple_cnn, modern_cnn, simple_resnet"):
         params.recipe("vgg")
+
+
+def test_every_key_stands_in_the_file() -> None:
+    """So that no default decides unseen: DVC compares what params.yaml says, not what the code fills in."""
+    content = YAML(typ="safe", pure=True).load(PROJECT / "params.yaml")
+    for name, field in Params.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            assert set(content[field.alias or name]) == set(field.annotation.model_fields)

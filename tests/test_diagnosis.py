@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Train
-from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, in_words
+from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, findings_of, in_words
 from pipeline.training.activity import watched
 from pipeline.training.checkpoint import fresh
 from pipeline.training.deployable import probabilities
@@ -225,13 +225,14 @@ def test_a_unit_is_silent_only_if_no_batch_wakes_it(card: ModelCard, dataset: Da
 
 
 def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> None:
-    """The whole way to diagnosis.json: it gives every image the same class, and the words say so."""
+    """The whole way from the network to the words: it gives every image the same class, and they say so."""
     network = fresh(card)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.zeros_(last.weight)
     rows = dataset.rows("train")
-    found = examine(network, card, a_history(1), 1, 1 / 3, dataset, rows, RECIPE, CPU, True)
+    found = examine(network, card, 1, 1 / 3, dataset, rows, RECIPE.seed, CPU)
     assert found["train_images"] == len(rows)
-    assert found["train_accuracy_plain"] == pytest.approx(1 / 3)
+    assert found["kept"]["train_accuracy"] == pytest.approx(1 / 3)
     assert [layer["units"] for layer in found["silent_units"]] == [32, 64, 128, 256]
-    assert in_words(found["findings"])[0].startswith("critical: nothing learned: The network is right at")
+    told = in_words(findings_of(a_history(1).assign(seed=0), RECIPE, found))
+    assert told[0].startswith("critical: nothing learned: The network is right at")

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.data import Augment, Ingest, Split, Validate
-from pipeline.config.models import RECIPES, Ensemble, Model, Prune, Train
+from pipeline.config.models import Ensemble, Model, Prune, Train
+from pipeline.config.recipes import merged
 from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
 from pipeline.config.section import Section
 from pipeline.datasets import sources
@@ -70,8 +71,7 @@ class Params(Section):
         if model not in self.models:
             raise ValueError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
         own = self.models[model].overrides
-        named = RECIPES.get(own.get("recipe", self.train.recipe), {})
-        return section(Train, {**self.train.model_dump(), **named, **own}, f"models.{model}.")
+        return section(Train, merged(self.train.model_dump(), own), f"models.{model}.")
 
 
 def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) -> SectionType:

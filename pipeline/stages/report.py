@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table
 from pipeline.config import Params
 from pipeline.evaluation import plots
+from pipeline.evaluation.diagnosis import findings_of
 from pipeline.evaluation.statistics import holm, mcnemar
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
@@ -77,14 +78,18 @@ def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
     made = read_json(artifacts / params.maker(name) / name / "metrics.json")
     if name in params.ensembles:
         return {"members": params.ensembles[name].members, "train": made, "prune": made["prune"]}
-    tested = artifacts / "evaluate" / name
+    tested, trained = artifacts / "evaluate" / name, artifacts / "train" / name
+    recipe, examined = params.recipe(name), read_json(trained / "examined.json")
+    # The remedies of all findings turn keys of a training by gradients
+    history = read_table(trained / "history.csv")
     return {
         "members": [],
         "architecture": params.models[name].architecture,
-        "recipe": params.recipe(name),
+        "recipe": recipe,
         "train": made,
         "prune": read_json(artifacts / "prune" / name / "metrics.json"),
-        "diagnosis": read_json(artifacts / "train" / name / "diagnosis.json"),
+        "examined": examined,
+        "findings": findings_of(history, recipe, examined) if made["by_gradients"] else [],
         "seeds": read_table(tested / "seeds.csv").to_dict("records"),
         "curves": _file(tested / "curves.png"),
     }
