@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from flows.graph import read_changed
 from pipeline.config import Params
 from tests.conftest import PROJECT
-from tests.project import clone
+from tests.project import Project, clone
 
 STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 # What a stage may import without depending on it, and why an edit there may rerun nothing
@@ -177,3 +178,38 @@ def test_an_edit_reruns_what_it_changes(done: Path, edited: str, rerun: set[str]
         assert {stage.partition("@")[0] for stage in read_changed(done)} == rerun
     finally:
         code.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "command"),
+    [
+        ("models", "a; touch owned", ["repro"]),
+        ("models", "a'; touch owned; '", ["repro", "-s", "train@a'; touch owned; '"]),
+        ("models", "a\ntouch owned", ["repro", "-s", "prune@a\ntouch owned"]),
+        ("ensembles", "$(touch owned)", ["repro"]),
+    ],
+)
+def test_no_name_reaches_a_shell_unchecked(
+    done: Path, tmp_path: Path, section: str, name: str, command: list[str]
+) -> None:
+    """Whether all is brought up to date or a single stage, and although no other stage has anything to do."""
+    project = Project(Path(shutil.copytree(done, tmp_path / "copy")))
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(project.root / "params.yaml")
+    named = {"architecture": "simple_cnn"} if section == "models" else {"members": ["simple_cnn", "modern_cnn"]}
+    params[section] = {**params[section], name: named}
+    yaml.dump(params, project.root / "params.yaml")
+    if "prune" in command[-1]:  # which needs what `train` would have made
+        checkpoint = project.root / "artifacts" / "train" / name / "checkpoint.safetensors"
+        checkpoint.parent.mkdir()
+        checkpoint.touch()
+    assert f"error: params.yaml: {section}: " in project.run(["dvc", *command], code=255)
+    assert not (project.root / "owned").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_with_a_name_in_it_comes_after_the_check(stage: str) -> None:
+    """DVC runs a stage's commands in order, and none after one that fails."""
+    cmd: str | list[str] = definition(stage)["cmd"]
+    if "${" in "".join(cmd):
+        assert cmd[0] == "python -m pipeline.config"

@@ -44,9 +44,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_hold_together(self) -> Params:
-        for name in [*self.models, *self.ensembles]:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                raise ValueError(f"models.{name}: a model's name may hold letters, digits and, not first, '-' and '_'")
+        for section, names in (("models", self.models), ("ensembles", self.ensembles)):
+            for name in names:
+                # Names become paths, names of runs and words of a shell's command
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                    raise ValueError(f"{section}: {name!r}: a name may hold letters, digits and, not first, '-' and '_'")
         for name in self.models:
             self.recipe(name)
         for name, ensemble in self.ensembles.items():
