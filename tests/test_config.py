@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.commands.data import ingest
 from pipeline.config import Params, Section, load
 from tests.conftest import PROJECT
 
@@ -57,3 +58,39 @@ def test_every_key_stands_in_the_file() -> None:
     for name, field in Params.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             assert set(content[field.alias or name]) == set(field.annotation.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  overrides: {}", "  overrides: {rotatoin: 10}", "augment.overrides.rotatoin is not a known knob"),
+        ("  overrides: {}", "  overrides: {rotation: 200}", "augment.overrides.rotation is 200"),
+        ("  policy: digits", "  policy: digit", "augment.policy is 'digit'"),
+        (
+            "    architecture: simple_cnn",
+            "    architecture: configurable_cnn\n    options: {convolutions: [{filter: 8}]}",
+            "models.simple_cnn.options.convolutions[0].filter",
+        ),
+        (
+            "    architecture: simple_cnn",
+            "    architecture: torchvision_model\n    options: {name: resnet19}",
+            "models.simple_cnn.options.name: torchvision has no classifier 'resnet19'",
+        ),
+        (
+            "    architecture: simple_cnn",
+            "    architecture: simple_cnn\n    options: {dropout: 0.5}",
+            "models.simple_cnn.options: simple_cnn has none",
+        ),
+    ],
+)
+def test_what_the_code_says_of_a_value_is_known_before_the_first_stage(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """A knob, a policy or an architecture's option that is not there stops `ingest` before it reads an image."""
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    outputs = [tmp_path / name for name in ("images.npy", "manifest.parquet", "quarantine.csv", "preprocessing.json")]
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'params.yaml'}: {said}")):
+        ingest(*outputs, tmp_path / "params.yaml")
+    assert not any(path.exists() for path in outputs)

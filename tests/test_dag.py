@@ -24,6 +24,7 @@ EXEMPT = {
     "pipeline.config": "what it reads is in `params:`, which DVC compares by value; recipes.py decides, see RECIPE",
     "pipeline.tracking": "tells MLflow what the stage has written already",
 }
+CHECKS = {"load"}  # a function of the shell that refuses parameters, or returns them as they are
 # Of one stage alone
 PRINTED = {"train": {"pipeline.evaluation.diagnosis"}}  # at the end, for people; the report's own is what is kept
 # How a model's recipe comes about, for the stages that ask for one
@@ -89,7 +90,7 @@ def read_modules(stage: str) -> set[str]:
     for shell in commands_of(stage):
         direct |= imported(shell)
         called = {n.func.id for n in ast.walk(shell) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        for helper in called & shell_functions():
+        for helper in called & shell_functions() - CHECKS:
             direct |= imported(function(helper))
     modules = set().union(*(closure(name) for name in direct - PRINTED.get(stage, set())))
     texts = {file: file.read_text(encoding="utf-8") for file in map(file_of, modules) if file is not None}

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary
 
 if TYPE_CHECKING:
     from pipeline.inspection.findings import Finding

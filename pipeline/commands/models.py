@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
 
 
 def combine(

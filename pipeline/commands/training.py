@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.kept import Kept
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
 
 if TYPE_CHECKING:
     from pipeline.artifacts import ModelCard

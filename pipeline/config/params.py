@@ -48,7 +48,7 @@ class Params(Section):
             for name in names:
                 # Names become paths, names of runs and words of a shell's command
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                    raise ValueError(f"{section}: {name!r}: a name may hold letters, digits and, not first, '-' and '_'")
+                    raise ValueError(f"{section}: {name!r}: a name holds letters, digits and, not first, '-' and '_'")
         for name in self.models:
             self.recipe(name)
         for name, ensemble in self.ensembles.items():
