@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.commands.data import ingest
+from pipeline.__main__ import app
 from pipeline.config import Params, Section, load
 from tests.conftest import PROJECT
 
@@ -92,5 +92,5 @@ def test_what_the_code_says_of_a_value_is_known_before_the_first_stage(
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
     outputs = [tmp_path / name for name in ("images.npy", "manifest.parquet", "quarantine.csv", "preprocessing.json")]
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'params.yaml'}: {said}")):
-        ingest(*outputs, tmp_path / "params.yaml")
+        app(["ingest", *map(str, outputs), "--params", str(tmp_path / "params.yaml")], standalone_mode=False)
     assert not any(path.exists() for path in outputs)

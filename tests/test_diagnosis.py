@@ -234,5 +234,7 @@ def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> 
     assert found["train_images"] == len(rows)
     assert found["kept"]["train_accuracy"] == pytest.approx(1 / 3)
     assert [layer["units"] for layer in found["silent_units"]] == [32, 64, 128, 256]
-    told = in_words(findings_of(a_history(1).assign(seed=0), RECIPE, found))
+    curves = a_history(1).assign(seed=0)
+    told = in_words(findings_of(curves, RECIPE, found))
     assert told[0].startswith("critical: nothing learned: The network is right at")
+    assert in_words(findings_of(curves, RECIPE, found | {"silent_units": []})) == told, "a network without a ReLU"

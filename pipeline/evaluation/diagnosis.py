@@ -100,7 +100,8 @@ def diagnose(history: pd.DataFrame, recipe: Train, kept: Kept, silent: pd.DataFr
 def findings_of(history: pd.DataFrame, recipe: Train, examined: Mapping[str, Any]) -> list[Finding]:
     """`diagnose` from what `train` wrote: history.csv, which starts with the seed that ships, and examined.json."""
     shipped = history[history["seed"] == history["seed"].iloc[0]]
-    return diagnose(shipped, recipe, Kept(**examined["kept"]), pd.DataFrame(examined["silent_units"]))
+    silent = pd.DataFrame(examined["silent_units"], columns=["layer", "units", "silent"])  # of some networks no row
+    return diagnose(shipped, recipe, Kept(**examined["kept"]), silent)
 
 
 def in_words(findings: list[Finding]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +128,12 @@ def _samples(dataset: Dataset) -> Figure:
         of_class = rows[dataset.labels[rows] == label]
         picked = of_class[np.linspace(0, len(of_class) - 1, SAMPLES).astype(int)]
         chosen += picked.tolist()
-        captions += [name] * SAMPLES
+        captions += [plots.label(name)] * SAMPLES
     return plots.image_grid(dataset.images_NHWC[chosen], captions, SAMPLES, "Training images", side=0.8)
 
 
 def _embedded(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    return data_uri(buffer.getvalue())
+    return data_uri(plots.png(figure, dpi=100))
 
 
 def _file(path: Path) -> str:
