@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import app
+from pipeline.commands.setup import init
 from pipeline.config import Params, Section, load
 from tests.conftest import PROJECT
 
@@ -38,6 +43,35 @@ def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str,
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         load(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    """With the line, for editors that save as Latin-1; `init` keeps it beside its own."""
+    path = tmp_path / "params.yaml"
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    path.write_bytes(text.replace('experiment: "digits"', 'experiment: "Vögel"').encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: line 5 ")):
+        load(path)
+    init(dataset="digits", params=path)
+    assert load(path).experiment == "digits"
+    assert "Vögel".encode("latin-1") in (tmp_path / "params.yaml.bak").read_bytes()
+
+
+@pytest.mark.parametrize("terminal", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_a_terminal_without_the_letters_ends_no_verb(
+    tmp_path: Path, digit_folder: Path, terminal: dict[str, str]
+) -> None:
+    """What it cannot show stands there by its code; names of files are read as UTF-8, whatever the locale."""
+    shutil.copytree(digit_folder, tmp_path / "images" / "扱う")
+    (tmp_path / "images" / "扱う" / "digit-1").rename(tmp_path / "images" / "扱う" / "猫")
+    folder, page = tmp_path / "images" / "扱う", tmp_path / "findings.html"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONCOERCECLOCALE": "0", **terminal}
+    said = subprocess.run(
+        [sys.executable, "-m", "pipeline", "data", str(folder), "--page", str(page)],
+        cwd=tmp_path, env=environment, capture_output=True, check=True,
+    )  # fmt: skip
+    assert rb"\u732b" in said.stdout
+    assert "猫/000.png" in page.read_text(encoding="utf-8")
 
 
 def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def data(
         print(f"{config.source} {config.root}\n\n{overview(found.manifest, found.quarantine)}\n")
         say(result.findings)
         if page is not None:
-            page.write_text(gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels))
+            html = gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels)
+            page.write_text(html, encoding="utf-8")
             print(f"\nthumbnails of all findings: {page}")
     findings.raise_critical(result.findings)
 

@@ -87,9 +87,12 @@ def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) ->
 def load(path: Path) -> Params:
     """Read and check params.yaml. Raises ValueError with one sentence that names the key and the mend."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
     return check(text, str(path))
 
 

@@ -35,7 +35,7 @@ def render(params: Params, artifacts: Path) -> str:
         "thousands": lambda n: f"{n:,}",
         "p_value": lambda p: f"= {p:.3f}" if p >= 0.001 else "< 0.001",
     }
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         params=params,
         counts=_counts(dataset),
         totals={split: len(dataset.rows(split)) for split in SPLITS},
