@@ -23,7 +23,7 @@ def show_stages(states: Mapping[str, State[None]], seconds: Mapping[str, float])
 
 def show_comparison(benchmark: Path) -> None:
     """One row a variant of a model, with the keys of the first row as columns; nothing without the file."""
-    if benchmark.is_file() and (rows := json.loads(benchmark.read_text())["variants"]):
+    if benchmark.is_file() and (rows := json.loads(benchmark.read_text(encoding="utf-8"))["variants"]):
         table = [{key: row.get(key) for key in rows[0]} for row in rows]
         create_table_artifact(key="model-comparison", table=table, description="The variants of each model")
 

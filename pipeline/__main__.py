@@ -41,6 +41,12 @@ for panel, commands in PANELS.items():
 
 
 def main() -> None:
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # In such a locale Python would misread the names of files; the terminal keeps its encoding
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": sys.stdout.encoding}
+        os.execv(sys.executable, sys.orig_argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold what a terminal lacks
     try:
         app()
     except ValueError as error:  # what stages raise for people: the sentence is enough

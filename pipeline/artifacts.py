@@ -6,6 +6,7 @@ Nothing written here holds a timestamp, a run id or an absolute path: DVC compar
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import json
 import mmap
@@ -49,14 +50,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """A DataFrame as parquet, or as CSV where the name ends in .csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        table.to_csv(path, index=False)
+        # All text in quotes: a name may hold a carriage return, which ends a row where it stands bare
+        table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
     else:
         table.to_parquet(path, index=False)
 
@@ -64,7 +66,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     if path.suffix != ".csv":
         return pd.read_parquet(path)
-    # A class may be called 001, NA or None; an empty place among numbers is none
+    # A class may be called 001, NA or None; an empty place among numbers is one that is not finite
     text = dict.fromkeys(("path", "class", "reason", "suggested"), str)
     numbers = {column: [""] for column in pd.read_csv(path, nrows=0).columns if column not in text}
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=numbers)

@@ -33,9 +33,10 @@ class Project:
             **{f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
 
-    def run(self, command: str, code: int = 0) -> str:
+    def run(self, command: str | list[str], code: int = 0) -> str:
+        words = command.split() if isinstance(command, str) else command
         done = subprocess.run(
-            command.split(), cwd=self.root, env=self.env, capture_output=True, text=True, timeout=500, check=False
+            words, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=500, check=False
         )
         output = done.stdout + done.stderr
         assert done.returncode == code, f"{command} exited with {done.returncode}:\n{output[-4000:]}"

@@ -171,7 +171,7 @@ def test_configurable_cnn_refuses_with_the_layers_place(options: dict[str, Any],
 
 def test_an_architecture_without_options_says_so() -> None:
     """Options that nobody reads would be lost silently."""
-    with pytest.raises(ValueError, match="cnn has no options: remove dropout"):
+    with pytest.raises(ValueError, match="options: cnn has none: remove dropout"):
         build("cnn", classes=2, size=32, options={"dropout": 0.1})
 
 

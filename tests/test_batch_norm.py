@@ -46,9 +46,9 @@ def test_a_batch_moves_the_statistics_once(momentum: float | None) -> None:
             single = norms(momentum).train()
             for _ in range(2):
                 single(share)
-            each.append(single[1].running_var)
-        assert torch.allclose(network[1].running_var, torch.stack(each).mean(dim=0), atol=1e-5)
-        assert int(network[1].num_batches_tracked) == 2
+            each.append(single.get_buffer("1.running_var"))
+        assert torch.allclose(network.get_buffer("1.running_var"), torch.stack(each).mean(dim=0), atol=1e-5)
+        assert int(network.get_buffer("1.num_batches_tracked")) == 2
 
 
 def test_norms_that_are_kept_still_stay_as_they_are() -> None:

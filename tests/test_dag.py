@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from flows.graph import read_changed
 from pipeline.config import Params
 from tests.conftest import PROJECT
+from tests.project import Project, clone
 
 STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
-# The shell wires stages to files and to MLflow; what decides about a result belongs into a stage
-SHELL = ("pipeline.config", "pipeline.tracking", "pipeline.registry", "pipeline.commands")
+# What a stage may import without depending on it, and why an edit there may rerun nothing
+EXEMPT = {
+    "pipeline.commands": "wires stages to files; what decides about a result belongs into a stage",
+    "pipeline.config": "what it reads is in `params:`, which DVC compares by value; recipes.py decides, see RECIPE",
+    "pipeline.tracking": "tells MLflow what the stage has written already",
+}
+CHECKS = {"load"}  # a function of the shell that refuses parameters, or returns them as they are
+# Of one stage alone
+PRINTED = {"train": {"pipeline.evaluation.diagnosis"}}  # at the end, for people; the report's own is what is kept
+# How a model's recipe comes about, for the stages that ask for one
+RECIPE = "pipeline/config/recipes.py"
 
 
 def definition(stage: str) -> dict[str, list[str]]:
@@ -55,7 +68,7 @@ def imported(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if file_of(name) is not None and not name.startswith(SHELL)}
+    return {name for name in found if file_of(name) is not None and not name.startswith(tuple(EXEMPT))}
 
 
 def file_of(module: str) -> Path | None:
@@ -77,15 +90,13 @@ def read_modules(stage: str) -> set[str]:
     for shell in commands_of(stage):
         direct |= imported(shell)
         called = {n.func.id for n in ast.walk(shell) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        for helper in called & shell_functions():
+        for helper in called & shell_functions() - CHECKS:
             direct |= imported(function(helper))
-    modules = set().union(*(closure(name) for name in direct))
-    files = {file_of(name) for name in modules}
-    return {
-        file.relative_to(PROJECT).as_posix()
-        for file in files
-        if file is not None and any(not isinstance(n, ast.Expr) for n in ast.parse(file.read_text()).body)
-    }
+    modules = set().union(*(closure(name) for name in direct - PRINTED.get(stage, set())))
+    texts = {file: file.read_text(encoding="utf-8") for file in map(file_of, modules) if file is not None}
+    holding = [file for file, text in texts.items() if any(not isinstance(n, ast.Expr) for n in ast.parse(text).body)]
+    asks = any(".recipe(" in text for text in (*texts.values(), *map(ast.unparse, commands_of(stage))))
+    return {file.relative_to(PROJECT).as_posix() for file in holding} | ({RECIPE} if asks else set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -133,3 +144,73 @@ def test_the_code_that_dvc_watches_names_no_output_path() -> None:
     for package in ("stages", "training", "datasets", "architectures", "evaluation", "inference"):
         for file in (PROJECT / "pipeline" / package).glob("*.py"):
             assert "artifacts/" not in file.read_text(), file
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose stages are all up to date, as DVC sees it: each output is there, though empty."""
+    project = clone(tmp_path_factory.mktemp("done") / "clone")
+    project.run("dvc config --local core.no_scm true")
+    with Repo(str(project.root)) as repo:
+        for out in (Path(str(out)) for stage in repo.index.stages for out in stage.outs):
+            path = project.root / out
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if not path.suffix else path.touch()
+    project.run("dvc commit --force --quiet")
+    assert read_changed(project.root) == frozenset()
+    return project.root
+
+
+@pytest.mark.parametrize(
+    ("edited", "rerun"),
+    [
+        ("pipeline/config/recipes.py", {"train", "prune", "report"}),
+        ("pipeline/training/material.py", {"train", "prune", "export", "evaluate", "audit"}),
+        ("pipeline/evaluation/diagnosis.py", {"report"}),
+        ("pipeline/architectures/modern_cnn.py", {"train", "prune", "export", "evaluate", "audit"}),
+    ],
+)
+def test_an_edit_reruns_what_it_changes(done: Path, edited: str, rerun: set[str]) -> None:
+    """What trains a network or stands in its card trains anew; the words of a diagnosis do not."""
+    code = done / edited
+    text = code.read_text(encoding="utf-8")
+    code.write_text(f"{text}\n# edited\n", encoding="utf-8")
+    try:
+        assert {stage.partition("@")[0] for stage in read_changed(done)} == rerun
+    finally:
+        code.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "command"),
+    [
+        ("models", "a; touch owned", ["repro"]),
+        ("models", "a'; touch owned; '", ["repro", "-s", "train@a'; touch owned; '"]),
+        ("models", "a\ntouch owned", ["repro", "-s", "prune@a\ntouch owned"]),
+        ("ensembles", "$(touch owned)", ["repro"]),
+    ],
+)
+def test_no_name_reaches_a_shell_unchecked(
+    done: Path, tmp_path: Path, section: str, name: str, command: list[str]
+) -> None:
+    """Whether all is brought up to date or a single stage, and although no other stage has anything to do."""
+    project = Project(Path(shutil.copytree(done, tmp_path / "copy")))
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(project.root / "params.yaml")
+    named = {"architecture": "simple_cnn"} if section == "models" else {"members": ["simple_cnn", "modern_cnn"]}
+    params[section] = {**params[section], name: named}
+    yaml.dump(params, project.root / "params.yaml")
+    if "prune" in command[-1]:  # which needs what `train` would have made
+        checkpoint = project.root / "artifacts" / "train" / name / "checkpoint.safetensors"
+        checkpoint.parent.mkdir()
+        checkpoint.touch()
+    assert f"error: params.yaml: {section}: " in project.run(["dvc", *command], code=255)
+    assert not (project.root / "owned").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_with_a_name_in_it_comes_after_the_check(stage: str) -> None:
+    """DVC runs a stage's commands in order, and none after one that fails."""
+    cmd: str | list[str] = definition(stage)["cmd"]
+    if "${" in "".join(cmd):
+        assert cmd[0] == "python -m pipeline.config"

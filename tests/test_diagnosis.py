@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Train
-from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, in_words
+from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, findings_of, in_words
 from pipeline.training.activity import watched
 from pipeline.training.checkpoint import fresh
 from pipeline.training.deployable import probabilities
@@ -113,7 +113,8 @@ ILL = {
     "dead units": (HEALTHY, kept(), DEAD),
     "exploding gradients": (a_history(gradient_norm_max=[3.0] * 8 + [500.0, 4.0]), kept(), NO_SILENCE),
     "vanishing gradients": (
-        a_history(gradient_norm=[1e-6] * 10, train_accuracy=[0.6] * 10), kept(train_accuracy=0.6, val_accuracy=0.58), NO_SILENCE
+        a_history(gradient_norm=[1e-6] * 10, train_accuracy=[0.6] * 10),
+        kept(train_accuracy=0.6, val_accuracy=0.58), NO_SILENCE,
     ),
     "clipped steps": (a_history(gradient_norm=[30.0] * 10), kept(), NO_SILENCE),
     "learning rate too high": (
@@ -227,16 +228,19 @@ def test_a_unit_is_silent_only_if_no_batch_wakes_it(card: ModelCard, dataset: Da
 
 
 def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> None:
-    """The whole way to diagnosis.json: it gives every image the same class, and the words say so."""
+    """The whole way from the network to the words: it gives every image the same class, and they say so."""
     network = fresh(card)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.zeros_(last.weight)
     rows = dataset.rows("train")
-    found = examine(network, card, a_history(1), 1, 1 / 3, dataset, rows, RECIPE, CPU, True)
-    assert found["train_images"] == len(rows)
-    assert found["train_accuracy_plain"] == pytest.approx(1 / 3)
+    found = examine(network, card, 1, 1 / 3, dataset, rows, RECIPE.seed, CPU)
+    assert found["kept"]["train_images"] == len(rows)
+    assert found["kept"]["train_accuracy"] == pytest.approx(1 / 3)
     assert [layer["units"] for layer in found["silent_units"]] == [32, 64, 128, 256]
-    assert in_words(found["findings"])[0].startswith("critical: nothing learned: The network is right at")
+    curves = a_history(1).assign(seed=0)
+    told = in_words(findings_of(curves, RECIPE, found))
+    assert told[0].startswith("critical: nothing learned: The network is right at")
+    assert in_words(findings_of(curves, RECIPE, found | {"silent_units": []})) == told, "a network without a ReLU"
 
 
 def test_statistics_of_few_images_are_no_evidence_of_lag() -> None:

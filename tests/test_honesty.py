@@ -33,8 +33,9 @@ STAGES = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 
 def run(stage: str) -> None:
     """The stage as dvc.yaml calls it, in the present folder and in this process."""
-    command = STAGES[stage].get("do", STAGES[stage])["cmd"].replace("${key}", MODEL)
-    python, module, name, *arguments = command.split()
+    command = STAGES[stage].get("do", STAGES[stage])["cmd"]
+    last = command if isinstance(command, str) else command[-1]
+    python, module, name, *arguments = last.replace("${key}", MODEL).split()
     assert (python, module, name) == ("python", "-m", "pipeline")
     app(arguments, standalone_mode=False)
 

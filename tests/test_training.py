@@ -209,14 +209,15 @@ def test_fine_tuning_keeps_the_learning_rates_factors(
 ) -> None:
     """What learns at a rate of (next to) nothing is, after pruning and fine-tuning, what the cut left of it."""
     card = replace(card, architecture=architecture, options=options)
-    before, after = ([] for _ in range(2))
-    for epochs_rate, found in ((1e-30, before), (0.5, after)):
+    made: list[list[tuple[str, nn.Parameter]]] = []
+    for factor in (1e-30, 0.5):
         torch.manual_seed(0)
-        config = Prune(epochs=1, learning_rate_factor=epochs_rate)
+        config = Prune(epochs=1, learning_rate_factor=factor)
         fitted, _ = prune(fresh(card), card, dataset, balance_of(dataset), Policy(), RECIPE, config, lambda epoch: None)
         norms = {n for n, m in fitted.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
-        named = [(f"norm.{n}" if n.rpartition(".")[0] in norms else n, p) for n, p in fitted.network.named_parameters()]
-        found += [(n, p) for n, p in named]
+        parameters = fitted.network.named_parameters()
+        made.append([(f"norm.{n}" if n.rpartition(".")[0] in norms else n, p) for n, p in parameters])
+    before, after = made
     still = [n for (n, a), (_, b) in zip(before, after, strict=True) if torch.allclose(a, b, atol=1e-7)]
     wanted = [n for n, _ in before if re.search(frozen, n)]
     assert wanted and set(wanted) <= set(still) and len(still) < len(before)

@@ -45,13 +45,13 @@ def find(architecture: str) -> ModuleType:
     return importlib.import_module(f"pipeline.architectures.{architecture}")
 
 
-def checked(architecture: str, options: Mapping[str, Any]) -> Section | None:
-    """The options as the architecture's own type. Raises ValueError naming the option and the mend."""
+def checked(architecture: str, options: Mapping[str, Any], prefix: str = "") -> Section | None:
+    """The options as the architecture's own type. Raises ValueError naming the option, after `prefix`, and the fix."""
     kind: type[Section] | None = getattr(find(architecture), "Options", None)
     if kind is not None:
-        return section(kind, options, "options.")
+        return section(kind, options, f"{prefix}options.")
     if options:
-        raise ValueError(f"{architecture} has no options: remove {', '.join(options)}")
+        raise ValueError(f"{prefix}options: {architecture} has none: remove {', '.join(options)}")
     return None
 
 

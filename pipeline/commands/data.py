@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary
 
 if TYPE_CHECKING:
     from pipeline.inspection.findings import Finding
@@ -60,7 +59,8 @@ def validate(
         result = run(read_table(manifest), aside, pixels, accepted, config, docs)
         write_json(report, {"manifest": sha256(manifest), **findings.report(result.findings)})
         write_table(pairs, result.pairs)
-        page.write_text(gallery.page(result.findings, result.images, result.pairs, aside, pixels))
+        html = gallery.page(result.findings, result.images, result.pairs, aside, pixels)
+        page.write_text(html, encoding="utf-8")
         facts += [
             f"{sum(f.passed for f in result.findings)} of {len(result.findings)} checks passed",
             f"look at {page}",

@@ -43,7 +43,8 @@ def data(
         print(f"{config.source} {config.root}\n\n{overview(found.manifest, unreadable(found.quarantine))}\n")
         say(result.findings)
         if page is not None:
-            page.write_text(gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels))
+            html = gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels)
+            page.write_text(html, encoding="utf-8")
             print(f"\nthumbnails of all findings: {page}")
     for note in notes or found.notes:
         print(f"note: {note}")

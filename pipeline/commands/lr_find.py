@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile, load
 
 
 def lr_find(
@@ -20,13 +19,13 @@ def lr_find(
 ) -> None:
     """Train one entry of `models` for some steps with a growing learning rate, and suggest one."""
     from pipeline.architectures import find
-    from pipeline.commands.material import card_of, material_of
     from pipeline.evaluation.plots import learning_rates, save
     from pipeline.stages.train import prepared, training_data
     from pipeline.training.device import place
     from pipeline.training.engine import Engine
     from pipeline.training.feeding import feed
     from pipeline.training.lr_find import find_learning_rate, suggested
+    from pipeline.training.material import card_of, material_of
 
     config = load(params)
     recipe = config.recipe(model)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
 
 
 def combine(
@@ -196,5 +195,5 @@ def report(artifacts: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> N
     with summary("report") as facts:
         page = render(config, artifacts)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page)
+        out.write_text(page, encoding="utf-8")
         facts += [f"{out} ({len(page) / 1e6:.1f} MB)"]

@@ -39,7 +39,7 @@ class Preset:
     def render(self) -> str:
         from jinja2 import Environment, StrictUndefined
 
-        template = (Path(__file__).parent.parent / "params.yaml.j2").read_text()
+        template = (Path(__file__).parent.parent / "params.yaml.j2").read_text(encoding="utf-8")
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
         # YAML is a superset of JSON: a quoted name may hold anything
         environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)

@@ -35,11 +35,11 @@ def init(
     preset, notes = own(images) if images is not None else (builtin(dataset or ""), [])
     text = preset.render()
     check(text, str(params))  # before the old file is touched
-    if params.exists() and params.read_text() != text:
+    if params.exists() and params.read_bytes() != text.encode():
         backup = _free(params)
         params.rename(backup)
         print(f"kept the old {params} as {backup}")
-    params.write_text(text)
+    params.write_bytes(text.encode())
     for note in notes:
         print(f"note: {note}")
     limited = f", training on {preset.limit:,} images (train.limit)" if preset.limit else ""

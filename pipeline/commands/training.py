@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.kept import Kept
-from pipeline.commands.material import card_of, material_of
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, summary, write_metrics
-from pipeline.config import load
+from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
 
 if TYPE_CHECKING:
     from pipeline.artifacts import ModelCard
@@ -25,11 +23,12 @@ def train(
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
     from pipeline.artifacts import sha256, write_json
-    from pipeline.evaluation.diagnosis import in_words
+    from pipeline.evaluation.diagnosis import findings_of, in_words
     from pipeline.stages.train import train as run
     from pipeline.tracking import live_run, sync_or_warn
     from pipeline.training.examination import examine
     from pipeline.training.interruption import ended_at_once
+    from pipeline.training.material import card_of, material_of
     from pipeline.training.progress import Epoch, say
     from pipeline.training.team import joined, start
 
@@ -51,15 +50,14 @@ def train(
                 return
             checkpoint = _write_training(out, trained, card)
             placement = trained.fitted.placement
-            diagnosis = examine(
-                trained.fitted.network, card, trained.fitted.history, trained.fitted.best_epoch,
-                trained.metrics["best_val_accuracy"], material.dataset,
-                trained.rows, recipe, placement.device, trained.metrics["by_gradients"],
+            examined = examine(
+                trained.fitted.network, card, trained.fitted.best_epoch, trained.metrics["best_val_accuracy"],
+                material.dataset, trained.rows, recipe.seed, placement.device,
             )  # fmt: skip
-            write_json(out / "diagnosis.json", diagnosis)
+            write_json(out / "examined.json", examined)
             if trained.metrics["by_gradients"]:
-                print("\n".join(in_words(diagnosis["findings"])), flush=True)
-            measured = trained.metrics | {"train_accuracy_plain": diagnosis["train_accuracy_plain"]}
+                print("\n".join(in_words(findings_of(trained.history, recipe, examined))), flush=True)
+            measured = trained.metrics | {"train_accuracy_plain": examined["kept"]["train_accuracy"]}
             write_metrics(out, measured, checkpoint, splits=sha256(splits))
             live.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})
         sync_or_warn(config, model, out.parent.parent)
@@ -93,6 +91,7 @@ def prune(
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
     from pipeline.training.interruption import ended_at_once
+    from pipeline.training.material import material_of
     from pipeline.training.progress import say
 
     config = load(params)

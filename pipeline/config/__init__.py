@@ -5,8 +5,9 @@ Each section of the file is a class; the comment over a field is its manual. A s
 """
 
 from pipeline.config.data import Augment, CheckName, Ingest, Split, Validate
-from pipeline.config.models import RECIPES, Ensemble, Model, Prune, Train
+from pipeline.config.models import Ensemble, Model, Prune, Train
 from pipeline.config.params import Params, architectures, check, files_of, load, section
+from pipeline.config.recipes import RECIPES
 from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
 from pipeline.config.section import Section
 

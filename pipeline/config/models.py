@@ -15,7 +15,7 @@ AtLeastZero = Annotated[float, Field(ge=0)]
 class Train(Section):
     """The recipe: the defaults of every model; an entry of `models` may override any of these keys."""
 
-    # own: the keys below. reference: the plain recipe of the comparison (see RECIPES) replaces the keys that it holds.
+    # own: the keys below. reference: the plain recipe of the comparison (recipes.py) replaces the keys that it holds.
     recipe: Literal["own", "reference"] = "own"
     epochs: Positive = 12
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -75,17 +75,6 @@ class Train(Section):
                 f"batch_size {self.batch_size} leaves less than 2 images to each of {self.processes} processes"
             )
         return self
-
-
-# The plain recipe of the reference comparison; the best validation epoch is kept, as always
-RECIPES: dict[str, dict[str, Any]] = {
-    "own": {},
-    "reference": {
-        "epochs": 15, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-3, "schedule": "step", "warmup": 0.0,
-        "step_epochs": 7, "factor": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "decay_all": True,
-        "label_smoothing": 0.0, "clip_gradient": 0.0, "ema": 0.0, "patience": 0, "micro_batch": 0,
-    },
-}  # fmt: skip
 
 
 class Prune(Section):

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.data import Augment, Ingest, Split, Validate
-from pipeline.config.models import RECIPES, Ensemble, Model, Prune, Train
+from pipeline.config.models import Ensemble, Model, Prune, Train
+from pipeline.config.recipes import merged
 from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
 from pipeline.config.section import Section
 from pipeline.datasets import sources
@@ -43,9 +44,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_hold_together(self) -> Params:
-        for name in [*self.models, *self.ensembles]:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                raise ValueError(f"models.{name}: a model's name may hold letters, digits and, not first, '-' and '_'")
+        for section, names in (("models", self.models), ("ensembles", self.ensembles)):
+            for name in names:
+                # Names become paths, names of runs and words of a shell's command
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                    raise ValueError(f"{section}: {name!r}: a name holds letters, digits and, not first, '-' and '_'")
         for name in self.models:
             self.recipe(name)
         for name, ensemble in self.ensembles.items():
@@ -70,8 +73,7 @@ class Params(Section):
         if model not in self.models:
             raise ValueError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
         own = self.models[model].overrides
-        named = RECIPES.get(own.get("recipe", self.train.recipe), {})
-        return section(Train, {**self.train.model_dump(), **named, **own}, f"models.{model}.")
+        return section(Train, merged(self.train.model_dump(), own), f"models.{model}.")
 
 
 def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) -> SectionType:
@@ -85,9 +87,12 @@ def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) ->
 def load(path: Path) -> Params:
     """Read and check params.yaml. Raises ValueError with one sentence that names the key and the mend."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
     return check(text, str(path))
 
 

@@ -110,9 +110,16 @@ def diagnose(history: pd.DataFrame, recipe: Train, kept: Kept, silent: pd.DataFr
     return sorted(told, key=lambda finding: ("critical", "warning", "note").index(finding.severity))
 
 
-def in_words(findings: list[Mapping[str, Any]]) -> list[str]:
-    """A line per finding of diagnosis.json, for people and logs."""
-    lines = [f"{found['severity']}: {found['name']}: {found['says']} {found['remedy']}" for found in findings]
+def findings_of(history: pd.DataFrame, recipe: Train, examined: Mapping[str, Any]) -> list[Finding]:
+    """`diagnose` from what `train` wrote: history.csv, which starts with the seed that ships, and examined.json."""
+    shipped = history[history["seed"] == history["seed"].iloc[0]]
+    silent = pd.DataFrame(examined["silent_units"], columns=["layer", "units", "silent"])  # of some networks no row
+    return diagnose(shipped, recipe, Kept(**examined["kept"]), silent)
+
+
+def in_words(findings: list[Finding]) -> list[str]:
+    """A line per finding, for people and logs."""
+    lines = [f"{found.severity}: {found.name}: {found.says} {found.remedy}" for found in findings]
     return lines or ["diagnosis: nothing found"]
 
 

@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 
+# The first comes with matplotlib, and so does the last, which draws boxes
+FONT, BOXES = "DejaVu Sans", "Last Resort High-Efficiency"
 PALETTE = ["#3b6fb6", "#d9822b", "#3a9d5d", "#b5485d", "#7a5aa6", "#5f6b7a", "#c2a83e", "#2f9aa0"]
 
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        others = {family for character in text.get_text() if (family := _family(character)) not in (FONT, None)}
+        text.set_fontfamily([FONT, *sorted(others)])
+    buffer = io.BytesIO()
     # Without the version of matplotlib in it, the same numbers give the same bytes
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def label(name: str) -> str:
+    """A class's name for a picture: on one line, never a formula, and by its code where no font has a character."""
+    shown = (c if c.isprintable() and _family(c) else c.encode("unicode_escape").decode() for c in name)
+    return "".join(shown).replace("$", r"\$")
+
+
+@cache
+def _family(character: str) -> str | None:
+    """The fonts that have a character: matplotlib's own, or the first of those that are installed."""
+    files = {entry.name: entry.fname for entry in fontManager.ttflist}
+    order = [FONT, *sorted(files.keys() - {FONT, BOXES})]
+    return next((family for family in order if ord(character) in _characters(files[family])), None)
+
+
+@cache
+def _characters(file: str) -> frozenset[int]:
+    return frozenset(get_font(file).get_charmap()) if Path(file).exists() else frozenset()  # the list may be an old one
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -81,8 +116,9 @@ def confusion(counts: np.ndarray, class_names: tuple[str, ...], title: str) -> F
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if classes <= 40:
-        axes.set_xticks(range(classes), class_names, rotation=90)
-        axes.set_yticks(range(classes), class_names)
+        labels = [label(name) for name in class_names]
+        axes.set_xticks(range(classes), labels, rotation=90)
+        axes.set_yticks(range(classes), labels)
     if classes <= 20:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -129,7 +165,7 @@ def augmentation_preview(
     axes.axvspan(-0.08, 1.08, color=PALETTE[1], alpha=0.35, linewidth=0, zorder=-1)
     for row, (name, original, versions) in enumerate(zip(names, originals_KHWC, versions_KVHWC, strict=True)):
         top = row * (1 + below)
-        axes.text(-0.2, top + 0.5, name, ha="right", va="center", fontsize=12)
+        axes.text(-0.2, top + 0.5, label(name), ha="right", va="center", fontsize=12)
         for column, image in enumerate([original, *versions]):
             left = first + pitch * (column - 1) if column else 0.0
             axes.imshow(image, interpolation="nearest", extent=(left, left + 1, top + 1, top))
@@ -171,8 +207,9 @@ def class_counts(table: pd.DataFrame, title: str) -> Figure:
     axes = figure.subplots()
     left = np.zeros(len(table))
     for colour, split in zip(_colours(), table.columns, strict=False):
-        axes.barh(table.index.astype(str), table[split], left=left, color=colour, label=split)
+        axes.barh(range(len(table)), table[split], left=left, color=colour, label=split)
         left += table[split].to_numpy()
+    axes.set_yticks(range(len(table)), [label(name) for name in table.index])
     axes.invert_yaxis()
     axes.set(xlabel="images", title=title)
     axes.legend(fontsize=8)

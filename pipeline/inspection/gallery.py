@@ -67,7 +67,7 @@ def page(
             shown = _singles(finding.check, finding.rows, images, pixels_NHWC)
         sections.append({"finding": finding, "names": [] if finding.rows else finding.first, "shown": shown})
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sections=sorted(sections, key=_urgency),
         total=len(images),
         quarantine=aside.head(NAMED).to_dict("records"),

@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Audit
-from pipeline.evaluation.plots import image_grid
+from pipeline.evaluation.plots import image_grid, label
 from pipeline.training.deployable import features
 
 FOLDS = 5
@@ -49,7 +49,7 @@ def audit(
         suggested=names[scores[rows].argmax(axis=1)], probability=scores[rows, dataset.labels[rows]].round(4)
     )
     shown = suspects.head(config.shown)
-    captions = [f"{row['class']}\nrather {row['suggested']}?" for row in shown.to_dict("records")]
+    captions = [f"{label(row['class'])}\nrather {label(row['suggested'])}?" for row in shown.to_dict("records")]
     agreement = (scores.argmax(axis=1) == dataset.labels).mean()
     title = f"labels that {name} contradicts: {len(suspects):,} (it agrees with {agreement:.1%} of all)"
     picture = image_grid(dataset.images_NHWC[rows[: len(shown)]], captions, 8, title)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.artifacts import Dataset
 from pipeline.config import Augment
-from pipeline.evaluation.plots import augmentation_preview
+from pipeline.evaluation.plots import augmentation_preview, label
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.balance import Balance, balanced
 from pipeline.training.mixing import Mixer
@@ -93,4 +93,4 @@ def _mixed_in(target_K: np.ndarray, own: int, names: list[str]) -> str:
     """What another class has in a picture of class `own`, if anything."""
     others = np.delete(target_K, own)
     share = others.max(initial=0.0)
-    return f"{share:.0%} {np.delete(names, own)[others.argmax()]}" if share >= 0.005 else ""
+    return f"{share:.0%} {label(np.delete(names, own)[others.argmax()])}" if share >= 0.005 else ""

@@ -115,6 +115,7 @@ def _mistakes(
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    captions = [f"{names[labels[i]]}\nas {names[predicted[i]]} {confidence[i]:.0%}" for i in worst]
+    shown = [plots.label(name) for name in names]
+    captions = [f"{shown[labels[i]]}\nas {shown[predicted[i]]} {confidence[i]:.0%}" for i in worst]
     title = f"{name}: the surest of {len(wrong):,} mistakes" if len(wrong) else f"{name}: no mistake"
     return plots.image_grid(images_NHWC[worst], captions, 8, title)

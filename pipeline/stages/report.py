@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table, unreadable
 from pipeline.config import Params
 from pipeline.evaluation import plots
+from pipeline.evaluation.diagnosis import findings_of
 from pipeline.evaluation.statistics import holm, mcnemar
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
@@ -35,7 +35,7 @@ def render(params: Params, artifacts: Path) -> str:
         "thousands": lambda n: f"{n:,}",
         "p_value": lambda p: f"= {p:.3f}" if p >= 0.001 else "< 0.001",
     }
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         params=params,
         counts=_counts(dataset),
         totals={split: len(dataset.rows(split)) for split in SPLITS},
@@ -77,14 +77,18 @@ def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
     made = read_json(artifacts / params.maker(name) / name / "metrics.json")
     if name in params.ensembles:
         return {"members": params.ensembles[name].members, "train": made, "prune": made["prune"]}
-    tested = artifacts / "evaluate" / name
+    tested, trained = artifacts / "evaluate" / name, artifacts / "train" / name
+    recipe, examined = params.recipe(name), read_json(trained / "examined.json")
+    # The remedies of all findings turn keys of a training by gradients
+    history = read_table(trained / "history.csv")
     return {
         "members": [],
         "architecture": params.models[name].architecture,
-        "recipe": params.recipe(name),
+        "recipe": recipe,
         "train": made,
         "prune": read_json(artifacts / "prune" / name / "metrics.json"),
-        "diagnosis": read_json(artifacts / "train" / name / "diagnosis.json"),
+        "examined": examined,
+        "findings": findings_of(history, recipe, examined) if made["by_gradients"] else [],
         "seeds": read_table(tested / "seeds.csv").to_dict("records"),
         "curves": _file(tested / "curves.png"),
     }
@@ -124,14 +128,12 @@ def _samples(dataset: Dataset) -> Figure:
         of_class = rows[dataset.labels[rows] == label]
         picked = of_class[np.linspace(0, len(of_class) - 1, SAMPLES).astype(int)]
         chosen += picked.tolist()
-        captions += [name] * SAMPLES
+        captions += [plots.label(name)] * SAMPLES
     return plots.image_grid(dataset.images_NHWC[chosen], captions, SAMPLES, "Training images", side=0.8)
 
 
 def _embedded(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    return data_uri(buffer.getvalue())
+    return data_uri(plots.png(figure, dpi=100))
 
 
 def _file(path: Path) -> str:

@@ -34,7 +34,7 @@ def _left_in_cgroups() -> list[int]:
     membership = Path("/proc/self/cgroup")
     if not membership.exists():  # not Linux
         return left
-    for line in membership.read_text().splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -44,7 +44,7 @@ def _left_in_cgroups() -> list[int]:
         # In a container the group's own name may not be visible: then the root is the container's
         for folder in (CGROUPS / controllers / name.lstrip("/"), CGROUPS / controllers):
             limit, used = (folder / f"memory.{file}" for file in files)
-            if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-                left.append(int(limit.read_text()) - int(used.read_text()))
+            if limit.exists() and used.exists() and limit.read_text(encoding="utf-8").strip().isdigit():
+                left.append(int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
                 break
     return left

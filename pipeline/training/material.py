@@ -1,16 +1,17 @@
-"""What the data stages left for training."""
+"""What the data stages left for training, and the card of the network that comes of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pipeline.artifacts import Dataset, ModelCard
-    from pipeline.config import Model
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
+from pipeline.architectures import checked, find
+from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, read_table
+from pipeline.config import Model
+from pipeline.preprocessing import Preprocessing
+from pipeline.training.balance import Balance
+from pipeline.training.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,6 @@ class Material:
 
 
 def material_of(images: Path, splits: Path, augmented: Path) -> Material:
-    from pipeline.artifacts import read_dataset, read_json, read_table
-    from pipeline.training.balance import Balance
-    from pipeline.training.policy import Policy
-
     policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
     return Material(
         read_dataset(images, splits),
@@ -46,10 +43,6 @@ def material_of(images: Path, splits: Path, augmented: Path) -> Material:
 
 
 def card_of(model: Model, material: Material, preprocessing: Path) -> ModelCard:
-    from pipeline.architectures import checked, find
-    from pipeline.artifacts import ModelCard, read_json
-    from pipeline.preprocessing import Preprocessing
-
     prepared = Preprocessing.from_record(read_json(preprocessing))
     file, options = find(model.architecture), checked(model.architecture, model.options)
     own = file.statistics(options) if hasattr(file, "statistics") else None
