@@ -20,7 +20,7 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     from scipy.stats import t
 
     count, share = len(right), float(right.mean())
-    sizes = np.unique(group, return_counts=True)[1]
+    sizes = np.unique(group, return_counts=True)[1].astype(float)
     groups = len(sizes)
     as_one = float((sizes**2).sum()) / count
     effect = as_one
@@ -28,7 +28,9 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
         deviations = np.bincount(np.unique(group, return_inverse=True)[1], weights=right - share)
         between = groups / (groups - 1) * float((deviations**2).sum()) / count**2
         effect = min(max(1.0, between * (count - 1) / (share * (1 - share))), as_one)
-    few = float(t.ppf(0.975, max(1, count - 1)) / t.ppf(0.975, max(1, groups - 1))) ** 2
+    # A few large groups say little of the variance (degrees of freedom: Satterthwaite 1946)
+    freedom = float((sizes**2).sum()) ** 2 / float((sizes**4).sum()) - 1
+    few = float(t.ppf(0.975, max(1, count - 1)) / t.ppf(0.975, max(1, freedom))) ** 2
     effective = count / effect * few
     return wilson_interval(share * effective, effective)
 
