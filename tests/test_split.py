@@ -163,7 +163,7 @@ def test_patients_with_images_of_all_classes_are_dealt_fairly() -> None:
     assert np.allclose(shares[["val", "test"]], [0.1, 0.2], atol=0.01)
 
 
-@given(COUNTS, COUNTS, st.data())
+@given(COUNTS, st.lists(st.integers(9, 60), min_size=2, max_size=5), st.data())
 @settings(deadline=None, max_examples=60)
 def test_growth_moves_no_old_image(counts: list[int], more: list[int], data: st.DataObject) -> None:
     """New images, new classes, near-duplicates of old ones; the shares stay within one image a step."""
