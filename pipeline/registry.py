@@ -14,12 +14,13 @@ import numpy as np
 from pipeline.artifacts import Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.evaluation.metrics import accuracy
-from pipeline.evaluation.statistics import PairedTest, mcnemar
+from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
 from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, lineage, sync
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
 # What a client needs to load the model through MLflow; inferring it would take mlflow seconds
@@ -182,7 +183,7 @@ def _compare(
 ) -> Decision:
     new, old = load(name, challenger), load(name, champion)
     rows = dataset.rows("test")
-    paths = dataset.splits["path"].to_numpy()[rows]
+    content, group = dataset.splits["sha256"], dataset.splits["group"]
     for version, predictor in ((champion, old), (challenger, new)):
         if predictor.card.class_names != dataset.class_names:
             raise ValueError(
@@ -194,14 +195,17 @@ def _compare(
                 f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
                 f"{preprocessing}: keep ingest's size, resize and background, or give it a `registry.name` of its own"
             )
-        # Other splits than today's: what is a test image now may have taught this version
-        new_to_it = ~np.isin(paths, _taught(client, name, version))
-        rows, paths = rows[new_to_it], paths[new_to_it]
+        # Other splits than today's: a test image of now, or one that is like it, may have taught this version
+        taught = group[content.isin(_taught(client, name, version))]
+        rows = rows[~group.iloc[rows].isin(taught)]
     if not len(rows):
-        raise ValueError(f"every test image has taught version {challenger} or {champion}: keep split.seed")
+        raise ValueError(
+            f"every test image, or one that is like it, has taught version {challenger} or {champion}: keep split.seed"
+        )
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
     by_new, by_old = new.probabilities(images), old.probabilities(images)
-    test: PairedTest = mcnemar(by_new.argmax(axis=1) == labels, by_old.argmax(axis=1) == labels)
+    new_right, old_right = (scores.argmax(axis=1) == labels for scores in (by_new, by_old))
+    test = paired_test(new_right, old_right, group.to_numpy()[rows])
     ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
     scores = (
         f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
@@ -210,14 +214,18 @@ def _compare(
     return Decision(ours > theirs, challenger if ours > theirs else champion, scores)
 
 
-def _taught(client: MlflowClient, name: str, version: str) -> np.ndarray:
-    """Paths of the images that a version was trained or chosen on, from the splits in its run."""
+def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
+    """SHA-256 of the images that a version was trained or chosen on, from the splits in its run: names may change."""
     import mlflow
 
     run_id = client.get_model_version(name, version).run_id
     splits = read_table(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="data/splits.parquet")))
-    paths: np.ndarray = splits.loc[splits["split"] != "test", "path"].to_numpy()
-    return paths
+    if "sha256" not in splits:
+        raise ValueError(
+            f"data/splits.parquet in run {run_id} has no column sha256, so that nobody can tell which test images are "
+            f"new to {name} version {version}: train and register it again, or take its alias away"
+        )
+    return splits.loc[splits["split"].isin(["train", "val"]), "sha256"]
 
 
 def load(name: str, version_or_alias: str) -> Predictor:

@@ -44,20 +44,38 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
 def test_good_labels_are_not_doubted(dataset: Dataset) -> None:
     """Features that separate the classes contradict nobody, and no picture is made of nothing."""
     features = np.eye(3)[dataset.labels] * 5 + np.random.default_rng(0).normal(0, 0.3, (len(dataset.labels), 3))
-    scores = held_out_probabilities(features.astype(np.float32), dataset.labels)
+    scores = held_out_probabilities(features.astype(np.float32), dataset.labels, np.arange(len(features)))
     assert (scores.argmax(axis=1) == dataset.labels).all()
     assert scores.sum(axis=1) == pytest.approx(np.ones(len(scores)))
 
 
-def test_a_class_with_a_single_image_is_a_sentence() -> None:
-    """There is nothing to hold it against."""
-    with pytest.raises(ValueError, match="a class has a single image"):
-        held_out_probabilities(np.zeros((5, 2), np.float32), np.array([0, 0, 1, 1, 2]))
+def test_twins_do_not_vouch_for_each_others_wrong_label() -> None:
+    """Pictures that lie together, far from the others of their class: only they themselves speak for the label."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 40)
+    features = draw.normal(0, 1, (120, 8)) + 3 * np.eye(3, 8)[labels]
+    twins = np.arange(30)  # shown thirty times
+    features[twins] = np.eye(8)[1] * 3 + np.eye(8)[5] * 6 + draw.normal(0, 0.1, (30, 8))
+    group = np.where(np.isin(np.arange(120), twins), 0, np.arange(120))
+    scores = held_out_probabilities(features.astype(np.float32), labels, group)
+    assert (scores.argmax(axis=1)[twins] == 1).all()
+    apart = held_out_probabilities(features.astype(np.float32), labels, np.arange(120))
+    assert (apart.argmax(axis=1)[twins] == 0).all()
+
+
+def test_a_class_of_one_group_is_not_doubted() -> None:
+    """There is nothing to hold it against: a single image, or one video."""
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 4)
+    group = np.array([*range(20), 20, 20, 20, 20])
+    features = np.eye(3)[labels] + np.random.default_rng(0).normal(0, 0.1, (24, 3))
+    scores = held_out_probabilities(features.astype(np.float32), labels, group)
+    assert (scores.argmax(axis=1) == labels).all()
+    assert (held_out_probabilities(features, labels, labels) == np.eye(3)[labels]).all()
 
 
 def test_many_images_are_judged_by_some_of_each_class() -> None:
     """What the classifier is fitted on is bounded; every image is judged all the same."""
     labels = np.repeat([0, 1], [30_000, 200])
     features = pd.get_dummies(labels).to_numpy(np.float32) + np.random.default_rng(0).normal(0, 0.2, (30_200, 2))
-    scores = held_out_probabilities(features.astype(np.float32), labels)
+    scores = held_out_probabilities(features.astype(np.float32), labels, np.arange(30_200))
     assert (scores.argmax(axis=1) == labels).mean() > 0.98

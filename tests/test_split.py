@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifacts import read_table, write_table
+from pipeline.artifacts import SPLITS, read_table, write_table
 from pipeline.config import Split
-from pipeline.stages.split import split
+from pipeline.inspection.alike import alike
+from pipeline.stages.split import groups, split
 from tests.conftest import NO_PAIRS
 
 COUNTS = st.lists(st.integers(3, 60), min_size=2, max_size=5)
@@ -34,6 +35,16 @@ def manifest_of(counts: list[int], start: int = 0, group: str = "") -> pd.DataFr
 def pairs_of(ties: list[tuple[int, int]], exact: bool = False) -> pd.DataFrame:
     first, second = zip(*(sorted(tie) for tie in ties), strict=True)
     return pd.DataFrame({"first": first, "second": second, "exact": exact})
+
+
+def of_groups(sizes_by_class: list[list[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A manifest of near-duplicate groups of these sizes, and their pairs; size 1 is a single image."""
+    manifest = manifest_of([sum(sizes) for sizes in sizes_by_class])
+    sizes = np.concatenate([np.array(of_class, dtype=int) for of_class in sizes_by_class])
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows = np.arange(len(manifest))
+    tied = first != rows
+    return manifest, pd.DataFrame({"first": first[tied], "second": rows[tied], "exact": False})
 
 
 def joined(*tables: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +82,88 @@ def test_groups_are_never_cut(counts: list[int], data: st.DataObject) -> None:
         assert members["split"].nunique() == 1
 
 
-@given(COUNTS, COUNTS, st.data())
+def test_twins_are_as_frequent_in_each_split_as_in_the_whole() -> None:
+    """200 single images and 50 near-duplicate pairs in each of two classes: a third of the images are twins."""
+    manifest, pairs = of_groups([[1] * 200 + [2] * 50] * 2)
+    table = split(manifest, pairs, None, Split())
+    twin = table.groupby("group")["path"].transform("size") == 2
+    assert twin.groupby(table["split"]).mean().to_dict() == pytest.approx(dict.fromkeys(SPLITS, 1 / 3), abs=0.05)
+
+
+GROUPS = st.lists(
+    st.lists(st.integers(2, 6), max_size=25).flatmap(
+        lambda sizes: st.integers(40, 120).map(lambda singles: sizes + [1] * singles)
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+@given(GROUPS, SHARES, st.integers(0, 1000))
+@settings(deadline=None, max_examples=25)
+def test_each_split_looks_like_the_whole(sizes: list[list[int]], shares: tuple[float, float], start: int) -> None:
+    """Class shares within an image; sizes of groups, sources and a measure that hangs on the size by chance alone: over
+    ten seeds their means are within six standard errors of random draws of whole groups, one in 10^9 by chance."""
+    manifest, pairs = of_groups(sizes)
+    size = np.concatenate([np.repeat(of_class, of_class) for of_class in sizes])
+    draw = np.random.default_rng(start)
+    group = groups(manifest, pairs, "")
+    traits = {f"groups of {n}": size == n for n in set(size)} | {
+        "source": (draw.random(len(size)) < 0.3)[group],
+        "brightness": size + draw.normal(0, 1, len(size))[group],
+    }
+    tables = [
+        split(manifest, pairs, None, Split(validation=shares[0], test=shares[1], seed=start + i)) for i in range(10)
+    ]
+    wanted = {"val": shares[0], "test": shares[1]}
+    for table in tables:
+        for side, share in wanted.items():
+            counts = table["class"][table["split"] == side].value_counts()
+            for label, of_class in enumerate(sizes):
+                assert abs(counts[f"class-{label}"] - max(1, share * sum(of_class))) <= 1
+    for name, values in traits.items():
+        deviations = np.bincount(group, weights=values - values.mean())
+        for side in SPLITS:
+            there = np.array([table["split"] == side for table in tables])
+            share = there.mean()
+            error = np.sqrt(share * (1 - share) * (deviations**2).sum() / len(tables))
+            assert abs((values - values.mean()) @ there.mean(axis=0)) <= 6 * error + 0.5, (name, side)
+
+
+def test_the_accuracy_of_the_test_split_is_not_biased_where_twins_are_easier() -> None:
+    """95 % of the twins are right, and 70 % of the others: the test split says what is true of the whole."""
+    manifest, pairs = of_groups([[1] * 200 + [2] * 50] * 2)
+    group = groups(manifest, pairs, "")
+    twin = np.bincount(group)[group] == 2
+    draw = np.random.default_rng(0)
+    errors = []
+    for seed in range(60):
+        right = draw.random(len(manifest))[group] < np.where(twin, 0.95, 0.7)
+        errors.append(right[split(manifest, pairs, None, Split(seed=seed))["split"] == "test"].mean() - right.mean())
+    assert abs(np.mean(errors)) < 5 * np.std(errors) / np.sqrt(len(errors)) < 0.05
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=3, max_size=8), min_size=1, max_size=4), st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_every_class_is_on_every_side_however_large_its_groups(sizes: list[list[int]], seed: int) -> None:
+    """Three patients make three sides, whatever the shares."""
+    table = split(*of_groups(sizes), None, Split(seed=seed))
+    assert (pd.crosstab(table["class"], table["split"]) > 0).all(axis=None)
+    assert set(table["split"]) == set(SPLITS)
+
+
+def test_patients_with_images_of_all_classes_are_dealt_fairly() -> None:
+    """Each patient has some images of each of eight classes, and nothing is single."""
+    draw = np.random.default_rng(0)
+    counts = draw.poisson(3, (8, 150))
+    patients = [f"p{patient}" for of_class in counts for patient in np.repeat(np.arange(150), of_class)]
+    manifest = manifest_of(counts.sum(axis=1).tolist()).assign(group=patients)
+    table = split(manifest, NO_PAIRS, None, Split(validation=0.1, test=0.2))
+    shares = pd.crosstab(table["class"], table["split"], normalize="index")
+    assert np.allclose(shares[["val", "test"]], [0.1, 0.2], atol=0.01)
+
+
+@given(COUNTS, st.lists(st.integers(9, 60), min_size=2, max_size=5), st.data())
 @settings(deadline=None, max_examples=60)
 def test_growth_moves_no_old_image(counts: list[int], more: list[int], data: st.DataObject) -> None:
     """New images, new classes, near-duplicates of old ones; the shares stay within one image a step."""
@@ -86,6 +178,7 @@ def test_growth_moves_no_old_image(counts: list[int], more: list[int], data: st.
     assert after["split"].iloc[sum(more) :].tolist() == before["split"].tolist()
     sides = after["split"].to_numpy()
     assert all(sides[a] == sides[b] or "left_out" in (sides[a], sides[b]) for a, b in ties)
+    assert (after[sides != "left_out"].groupby("group")["split"].nunique() == 1).all()
 
 
 @given(COUNTS, COUNTS)
@@ -126,8 +219,9 @@ def test_the_usual_shares(validation: float, test: float, wanted: list[int]) -> 
 
 
 def test_neither_order_nor_names_matter_but_the_seed_does() -> None:
-    """Shuffled or renamed files stay where they were."""
-    manifest, config = manifest_of([40, 40]), Split(validation=0.1, test=0.2)
+    """Shuffled or renamed files stay where they were, groups of all sizes too."""
+    manifest, config = manifest_of([80, 80]), Split(validation=0.1, test=0.2)
+    manifest["group"] = [f"p{i % 80 // 5}" if i % 80 < 40 and i % 9 else "" for i in range(160)]
     table = split(manifest, NO_PAIRS, None, config)
     shuffled = manifest.sample(frac=1, random_state=1).assign(path=lambda t: "x" + t["path"])
     again = split(shuffled.reset_index(drop=True), NO_PAIRS, None, config)
@@ -140,9 +234,9 @@ def test_neither_order_nor_names_matter_but_the_seed_does() -> None:
 
 def test_another_share_for_validation_leaves_the_test_split_alone() -> None:
     """Otherwise a champion would be tested on what it was trained on."""
+    manifest, pairs = of_groups([[1] * 20 + [2] * 10 + [7, 9, 12], [3] * 20])
     small, large = (
-        split(manifest_of([40, 40]), NO_PAIRS, None, Split(validation=share, test=0.2))["split"] == "test"
-        for share in (0.1, 0.3)
+        split(manifest, pairs, None, Split(validation=share, test=0.2))["split"] == "test" for share in (0.1, 0.3)
     )
     assert small.tolist() == large.tolist()
 
@@ -189,6 +283,39 @@ def test_a_new_image_that_ties_two_old_ones_together_is_left_out() -> None:
     grown = joined(old, manifest_of([1, 0], start=500))
     after = split(grown, pairs_of([(tested, 40), (trained, 40)]), before, config)
     assert after["split"].tolist() == [*before["split"], "left_out"]
+
+
+@pytest.mark.parametrize(("folds", "sides"), [(0, ["test", "val", "train"]), (3, ["test", "1"]), (3, ["0", "1", "2"])])
+def test_old_images_of_several_sides_that_are_one_group_now_do_not_leak(folds: int, sides: list[str]) -> None:
+    """Somebody gave them one group: the side that is named first keeps its image, the others are left out."""
+    old, config = manifest_of([40, 40]).assign(group=["a", "a", *[""] * 78]), Split(folds=folds)
+    before = split(old, NO_PAIRS, None, config)
+    side = before["split"].where(before["fold"] < 0, before["fold"].astype(str))
+    rows = [int(np.flatnonzero(side == name)[-1]) for name in sides]
+    now = old.copy()
+    now.loc[rows, "group"] = "b"
+    after = split(now, NO_PAIRS, before, config)
+    assert after["split"].iloc[rows].tolist() == [before["split"].iloc[rows[0]], *["left_out"] * (len(rows) - 1)]
+    assert after["split"].drop(rows).equals(before["split"].drop(rows))
+
+
+def test_other_rules_of_what_is_alike_start_anew(tmp_path: Path) -> None:
+    """A lower validate.min_similarity, or a `group` column where there was none: old sides would leak."""
+    manifest = manifest_of([40, 40]).assign(phash=np.arange(80, dtype=np.uint64))
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
+
+    def pairs(min_similarity: float) -> pd.DataFrame:
+        write_table(tmp_path / "alike.parquet", alike(manifest, pixels, 10, min_similarity))
+        return read_table(tmp_path / "alike.parquet")
+
+    before = split(manifest, pairs(0.95), None, Split())
+    # What another seed would have done, as if it was by these rules: whether it is heeded can be seen
+    earlier = split(manifest, pairs(0.95), None, Split(seed=1))["split"].to_numpy()
+    moved = before.assign(split=earlier)
+    assert split(manifest, pairs(0.95), moved, Split())["split"].tolist() == earlier.tolist()
+    assert split(manifest, pairs(0.8), moved, Split())["split"].tolist() == before["split"].tolist()
+    named = manifest.assign(group=["a", *[""] * 79])
+    assert split(named, pairs(0.95), moved, Split())["split"].tolist() == before["split"].tolist()
 
 
 def test_a_pattern_on_the_path_makes_groups() -> None:

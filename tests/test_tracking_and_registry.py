@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from pipeline import registry
-from pipeline.artifacts import LINEAGE, Dataset, ModelCard, sha256, write_json, write_table
+from pipeline.artifacts import LINEAGE, Dataset, ModelCard, read_json, sha256, write_json, write_table
 from pipeline.config import Export, Params, Registry
 from pipeline.registry import choose, promote, register
 from pipeline.stages.export import export
@@ -277,8 +278,50 @@ def test_images_that_taught_the_champion_do_not_test_it(
     last = Dataset(dataset.images_NHWC, dataset.labels, swapped, dataset.class_names)
     register(params, trained_artifacts(tracking_folder, card, last, seed=2))
     connect().set_registered_model_alias(params.registry.name, "champion", "1")  # whoever won before
-    with pytest.raises(ValueError, match="every test image has taught version"):
+    with pytest.raises(ValueError, match="every test image, or one that is like it, has taught version"):
         promote(params, last, card.preprocessing)
+
+
+def compared_images(params: Params, card: ModelCard, dataset: Dataset, splits: pd.DataFrame, folder: Path) -> int:
+    """How many test images a challenger of these splits is compared on with the champion of `dataset`'s."""
+    now = Dataset(dataset.images_NHWC, dataset.labels, splits, dataset.class_names)
+    register(params, trained_artifacts(folder, card, now, seed=1))
+    found = re.search(r"on (\d+) test images", promote(params, now, card.preprocessing).reason)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("change", ["renamed", "replaced", "twin"])
+def test_images_are_known_by_their_content(
+    artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset, change: str
+) -> None:
+    """Renamed files that taught the champion are no new ones, new files under old names are, and what is like an image
+    that taught it is not."""
+    register(params, artifacts)
+    promote(params, dataset, card.preprocessing)
+    splits, taught, test = dataset.splits.copy(), dataset.rows("train")[:6], dataset.rows("test")
+    if change == "twin":
+        splits.loc[test[:6], "group"] = splits.loc[taught, "group"].to_numpy()
+        wanted = len(test) - 6
+    else:
+        splits.loc[taught, "split"], splits.loc[test[:6], "split"] = "test", "train"
+        column = "path" if change == "renamed" else "sha256"
+        splits[column] = "new-" + splits[column]
+        wanted = len(test) - 6 if change == "renamed" else len(test)
+    assert compared_images(params, card, dataset, splits, tracking_folder) == wanted
+
+
+def test_a_version_without_checksums_is_named(
+    artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> None:
+    """An old run's table of splits has paths alone, which identify nothing."""
+    write_table(artifacts / "split" / "splits.parquet", dataset.splits.drop(columns="sha256"))
+    source = artifacts / "train" / MODEL / LINEAGE
+    write_json(source, read_json(source) | {"splits": sha256(artifacts / "split" / "splits.parquet")})
+    register(params, artifacts)
+    promote(params, dataset, card.preprocessing)
+    with pytest.raises(ValueError, match=r"splits\.parquet .*no column sha256.* version 1"):
+        compared_images(params, card, dataset, dataset.splits, tracking_folder)
 
 
 def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(

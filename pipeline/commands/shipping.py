@@ -37,7 +37,7 @@ def promote(artifacts: Artifacts = DEFAULT_ARTIFACTS, params: ParamsFile = DEFAU
     config = load(params)
     ingested = artifacts / "ingest"
     dataset = read_dataset(ingested / "images.npy", artifacts / "split" / "splits.parquet")
-    if not dataset.splits["path"].equals(read_table(ingested / "manifest.parquet")["path"]):
+    if not dataset.splits["sha256"].equals(read_table(ingested / "manifest.parquet")["sha256"]):
         raise ValueError(f"the splits in {artifacts} are not of the images there: run `dvc repro` first")
     with explained():
         decision = run(config, dataset, Preprocessing.from_record(read_json(ingested / "preprocessing.json")))

@@ -8,23 +8,25 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.statistics import wilson_interval
+from pipeline.evaluation.statistics import share_interval
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def summary(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, float]:
-    """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins."""
+def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bins: int) -> dict[str, float]:
+    """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins.
+
+    The interval of the accuracy heeds which images are of one `group` [N]; all other numbers are over images.
+    """
     from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
     predicted = probabilities.argmax(axis=1)
     classes = range(probabilities.shape[1])
-    right = int((predicted == labels).sum())
-    low, high = wilson_interval(right, len(labels))
+    low, high = share_interval(predicted == labels, group)
     return {
-        "accuracy": right / len(labels),
+        "accuracy": accuracy(probabilities, labels),
         "accuracy_low": low,
         "accuracy_high": high,
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),

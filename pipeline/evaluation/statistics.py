@@ -9,7 +9,33 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of True in [N], where images of one group [N] are alike and do not count as several.
+
+    Wilson's interval for the effective number of images (Korn and Graubard 1998): the number over the design effect,
+    which is the variance between groups over that of as many independent images. It lies between 1, for groups whose
+    images are right or wrong by themselves, and its value for groups that are right or wrong as one, which is taken
+    where all are right, or wrong, as there is no variance to measure. Single images give Wilson's interval itself.
+    """
+    from scipy.stats import t
+
+    count, share = len(right), float(right.mean())
+    sizes = np.unique(group, return_counts=True)[1].astype(float)
+    groups = len(sizes)
+    as_one = float((sizes**2).sum()) / count
+    effect = as_one
+    if 0 < share < 1 and groups > 1:
+        deviations = np.bincount(np.unique(group, return_inverse=True)[1], weights=right - share)
+        between = groups / (groups - 1) * float((deviations**2).sum()) / count**2
+        effect = min(max(1.0, between * (count - 1) / (share * (1 - share))), as_one)
+    # A few large groups say little of the variance (degrees of freedom: Satterthwaite 1946)
+    freedom = float((sizes**2).sum()) ** 2 / float((sizes**4).sum()) - 1
+    few = float(t.ppf(0.975, max(1, count - 1)) / t.ppf(0.975, max(1, freedom))) ** 2
+    effective = count / effect * few
+    return wilson_interval(share * effective, effective)
+
+
+def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927); sound near 0 and 1 and for few trials."""
     if trials == 0:
         return 0.0, 1.0
@@ -53,12 +79,21 @@ class PairedTest:
     p_value: float
 
 
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedTest:
-    """Exact two-sided McNemar test (McNemar 1947) on boolean arrays [N]."""
-    from scipy.stats import binomtest
+def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> PairedTest:
+    """Exact two-sided test on boolean arrays [N] where images of one `group` [N] are alike and vote as one.
 
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((~first_right & second_right).sum())
-    differing = only_first + only_second
-    p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
-    return PairedTest(only_first, only_second, p_value)
+    The difference of each group has either sign with the same chance if both classifiers are as good. Of single images
+    it is McNemar's exact test (McNemar 1947).
+    """
+    from scipy.stats import binom
+
+    differences = first_right.astype(int) - second_right.astype(int)
+    by_group = np.bincount(np.unique(group, return_inverse=True)[1], weights=differences).astype(int)
+    chances = np.ones(1)  # of each sum of the groups' differences, from the lowest to the highest
+    for size, count in zip(*np.unique(np.abs(by_group[by_group != 0]), return_counts=True), strict=True):
+        of_size = np.zeros(2 * size * count + 1)
+        of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, of_size)
+    sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
+    p_value = min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))
+    return PairedTest(int((differences > 0).sum()), int((differences < 0).sum()), p_value)

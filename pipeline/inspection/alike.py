@@ -17,6 +17,7 @@ def alike(
     """A row per pair of rows of the manifest: `first` < `second`, `similarity`, `exact` (the same bytes), both paths.
 
     Copies of a file are tied to the first of them alone, near-duplicates each to each, a copy to the first of others.
+    The table's attrs hold both bounds: `split` starts anew when they change.
     """
     rows = pd.Series(np.arange(len(manifest)))
     first_copy = rows.groupby(manifest["sha256"].to_numpy()).transform("min")
@@ -39,7 +40,9 @@ def alike(
     })  # fmt: skip
     pairs = pd.concat([copies, near.drop_duplicates()]).sort_values(["first", "second"], ignore_index=True)
     paths = manifest["path"].to_numpy()
-    return pairs.assign(first_path=paths[pairs["first"]], second_path=paths[pairs["second"]])[PAIR_COLUMNS]
+    pairs = pairs.assign(first_path=paths[pairs["first"]], second_path=paths[pairs["second"]])[PAIR_COLUMNS]
+    pairs.attrs = {"max_hash_distance": max_hash_distance, "min_similarity": min_similarity}
+    return pairs
 
 
 def partners(pairs: pd.DataFrame, count: int, differ: np.ndarray | None = None) -> np.ndarray:

@@ -40,7 +40,9 @@ def audit(
     """Look at every image of the data set with the network called `name`."""
     from cleanlab.filter import find_label_issues
 
-    scores = held_out_probabilities(features(network, card, dataset.images_NHWC, device), dataset.labels)
+    scores = held_out_probabilities(
+        features(network, card, dataset.images_NHWC, device), dataset.labels, dataset.splits["group"].to_numpy()
+    )
     rows = find_label_issues(
         dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
@@ -56,25 +58,38 @@ def audit(
     return Audited(suspects.reset_index(drop=True), picture)
 
 
-def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: np.ndarray) -> np.ndarray:
     """[N, classes]: of each image by a linear discriminant that was fitted without its fold.
 
-    A discriminant has a closed form, and wrong labels hardly move its class means. Raises ValueError where a class
-    has a single image.
+    A discriminant has a closed form, and wrong labels hardly move its class means. A `group` [N] of alike images is in
+    one fold, or its images would vouch for each other's wrong label. Where a class has one group there is nothing to
+    hold its labels against: they are taken for right.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.model_selection import StratifiedKFold
 
-    folds = min(FOLDS, int(np.bincount(labels).min()))
-    if folds < 2:
-        raise ValueError("a class has a single image, so that its label cannot be doubted: add images to it")
-    scores = np.zeros((len(labels), labels.max() + 1))
+    scores: np.ndarray = np.eye(labels.max() + 1)[labels]
     draw = np.random.default_rng(0)
-    for fitting, held_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(features_NF, labels):
-        some = _some_of_each(draw.permutation(fitting), labels)
-        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        scores[held_out] = discriminant.fit(features_NF[some], labels[some]).predict_proba(features_NF[held_out])
+    fold = _folds(labels, group, draw)
+    for number in range(FOLDS):
+        some = _some_of_each(draw.permutation(np.flatnonzero(fold != number)), labels)
+        known = np.unique(labels[some])
+        held_out = np.flatnonzero((fold == number) & np.isin(labels, known))
+        if len(held_out) and len(known) > 1:
+            discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+            discriminant.fit(features_NF[some], labels[some])
+            scores[held_out] = 0
+            scores[np.ix_(held_out, known)] = discriminant.predict_proba(features_NF[held_out])
     return scores
+
+
+def _folds(labels: np.ndarray, group: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """The fold [N] of each image: the groups of each class, by their first image, are dealt out in turn."""
+    _, first, group_of = np.unique(group, return_index=True, return_inverse=True)
+    order = draw.permutation(len(first))
+    fold_of = np.empty(len(first), dtype=np.int64)
+    fold_of[order] = pd.Series(order).groupby(labels[first[order]]).cumcount() % FOLDS
+    fold: np.ndarray = fold_of[group_of]
+    return fold
 
 
 def _some_of_each(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -23,9 +23,9 @@ from pipeline.training.device import choose_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` is metrics.json. `predictions`: a row per test image: path, label, the class that the trained network
-    (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row per training:
-    seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
+    """`metrics` is metrics.json. `predictions`: a row per test image: path, sha256, group, label, the class that the
+    trained network (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row
+    per training: seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
@@ -53,8 +53,8 @@ def evaluate(
     scores = probabilities(network, card, images, choose_device("auto"))
     names = np.array(card.class_names)
     predicted = scores.argmax(axis=1)
-    table = dataset.splits.loc[dataset.rows("test"), ["path", "class"]].rename(columns={"class": "label"})
-    table = table.assign(predicted=names[predicted]).reset_index(drop=True)
+    table = dataset.splits.loc[dataset.rows("test"), ["path", "sha256", "group", "class"]].reset_index(drop=True)
+    table = table.rename(columns={"class": "label"}).assign(predicted=names[predicted])
     compared = {}
     for variant, path in variants.items():
         by_variant = Predictor(path).probabilities(images)
@@ -65,7 +65,7 @@ def evaluate(
             "agreement": float((classes == predicted).mean()),
         }
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
-    numbers = metrics.summary(scores, labels, config.calibration_bins)
+    numbers = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
     seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {

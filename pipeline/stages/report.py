@@ -14,7 +14,7 @@ from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_jso
 from pipeline.config import Params
 from pipeline.evaluation import plots
 from pipeline.evaluation.diagnosis import findings_of
-from pipeline.evaluation.statistics import holm, mcnemar
+from pipeline.evaluation.statistics import holm, paired_test
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
 PICTURES = ("confusion", "reliability", "mistakes")
@@ -95,18 +95,18 @@ def _made(params: Params, artifacts: Path, name: str) -> dict[str, Any]:
 
 
 def differences(reference: str, tested: dict[str, Path]) -> dict[str, tuple[str, float]]:
-    """Of every other model's test accuracy to the `reference`'s: a verdict, and its p-value (exact McNemar test on the
-    same images, Holm's correction for all of them). `tested` are folders of `evaluate` by model.
+    """Of every other model's test accuracy to the `reference`'s: a verdict, and its p-value (exact paired test on the
+    same images, alike ones as one; Holm's correction for all of them). `tested` are folders of `evaluate` by model.
 
     The reference is chosen by validation: the best on the test split would be partly the luckiest there.
     """
     tables = {name: read_table(folder / "predictions.parquet") for name, folder in tested.items()}
     right = {name: (table["label"] == table["predicted"]).to_numpy() for name, table in tables.items()}
     for name, table in tables.items():
-        if not table["path"].equals(tables[reference]["path"]):
+        if not table["sha256"].equals(tables[reference]["sha256"]):
             raise ValueError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
-    tests = [mcnemar(right[name], right[reference]) for name in others]
+    tests = [paired_test(right[name], right[reference], tables[name]["group"].to_numpy()) for name in others]
     verdicts = {}
     for name, test, p_value in zip(others, tests, holm([test.p_value for test in tests]), strict=True):
         direction = "better" if test.only_first > test.only_second else "worse"

@@ -1,8 +1,9 @@
 """`split`: every image into train, val or test: stratified, groups on one side, and stable while the data set grows.
 
-What is alike (copies, near-duplicates, images of one patient or video) is one group. New groups are put where their
-classes lack images most, in an order that depends on the seed and on the content alone; images that an earlier run has
-split stay where they are. No rule without a memory could do both: keep the old ones still and every share exact.
+What is alike (copies, near-duplicates, images of one patient or video) is one group. Every split should look like the
+whole: groups of all sizes have the same chance to come to a side, by a draw that depends on the seed and on the content
+alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are. No
+rule without a memory could do both: keep the old ones still and every share exact.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.config import Split
+from pipeline.stages.sampling import sample
 
 LEFT_OUT = "left_out"  # of an image that is like one of another side, where it would leak
-RANK = {"test": 2, "val": 1}  # of two sides that share a group the higher keeps it; train and folds come last
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
 
@@ -33,11 +34,14 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     """
     own = manifest["source_split"].to_numpy(dtype=object)
     kept = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
-    settled = np.where(kept != "", kept, _remembered(manifest, earlier, config))
+    rules = _rules(manifest, pairs, config)
+    settled = np.where(kept != "", kept, _remembered(manifest, earlier, rules))
     group = groups(manifest, pairs, config.group_pattern)
     shares, rest = _shares(config, set(kept))
-    side = _resolve(manifest, pairs, config.group_pattern, group, settled, kept)
+    order = ["test", "val", *(f"fold{number}" for number in range(config.folds)), "train"]
+    side = _resolve(manifest, pairs, config.group_pattern, group, settled, kept, order)
     _deal(manifest, group, side, kept, shares, rest, config.seed)
+    used = side != LEFT_OUT
     fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
     table = pd.DataFrame({
         "path": manifest["path"],
@@ -45,12 +49,13 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
         "sha256": manifest["sha256"],
         "split": np.where(fold < 0, side, np.where(fold == config.fold, "val", "train")).astype(str),
         "fold": fold,
-        "group": group,
+        # Without the ties by images that are left out: no group stands on two sides
+        "group": groups(manifest, pairs[used[pairs["first"]] & used[pairs["second"]]], config.group_pattern),
     })  # fmt: skip
     untrained = sorted(set(manifest["class"]) - set(table["class"][table["split"] == "train"]))
     if untrained:
         raise ValueError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
-    table.attrs[RULES] = _rules(config)
+    table.attrs[RULES] = rules
     return table
 
 
@@ -89,14 +94,18 @@ def _shares(config: Split, kept: set[str]) -> tuple[dict[str, float], str]:
     return shares if "val" in kept else shares | {"val": config.validation}, "train"
 
 
-def _rules(config: Split) -> str:
-    """Whatever would make another split. Which of the folds validates would not."""
-    return json.dumps(config.model_dump(exclude={"fold"}), sort_keys=True)
+def _rules(manifest: pd.DataFrame, pairs: pd.DataFrame, config: Split) -> str:
+    """Whatever would make another split, and what makes groups: old sides would leak where the rules are stricter now.
+
+    Which of the folds validates makes no other split. The attrs of `pairs` are the bounds of `validate`.
+    """
+    ties = {"near_duplicates": pairs.attrs, "group_column": bool((manifest["group"] != "").any())}
+    return json.dumps(config.model_dump(exclude={"fold"}) | ties, sort_keys=True)
 
 
-def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, config: Split) -> np.ndarray:
+def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, rules: str) -> np.ndarray:
     """Where an earlier run put an image of the same content, else ""."""
-    if earlier is None or earlier.attrs.get(RULES) != _rules(config):
+    if earlier is None or earlier.attrs.get(RULES) != rules:
         return np.full(len(manifest), "", dtype=object)
     side = earlier["split"].where(earlier["fold"] < 0, "fold" + earlier["fold"].astype(str))
     known = earlier.assign(side=side)[side != LEFT_OUT].drop_duplicates("sha256").set_index("sha256")["side"]
@@ -104,16 +113,20 @@ def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, config: Sp
 
 
 def _resolve(
-    manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str, group: np.ndarray, settled: np.ndarray, kept: np.ndarray
-) -> np.ndarray:
-    """The side of each image [N] that a settled one decides: its own, that of its group, or left out; else ""."""
+    manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str, group: np.ndarray, settled: np.ndarray,
+    kept: np.ndarray, order: list[str],
+) -> np.ndarray:  # fmt: skip
+    """The side of each image [N] that a settled one decides: its own, that of its group, or left out; else "".
+
+    Of two sides that share a group the one that comes first in `order` keeps it.
+    """
     side = settled.copy()
-    rank = np.array([RANK.get(name, 0) for name in settled])
+    rank = np.array([order.index(name) if name else len(order) for name in settled])
     # A new image may tie two old ones together that are not alike: it is left out then, and they stay
     known = settled != ""
     firm = pairs[pairs["exact"] | (known[pairs["first"]] & known[pairs["second"]])]
     among_known = pd.Series(groups(manifest, firm, pattern))
-    side[known & (rank < pd.Series(rank).groupby(among_known).transform("max").to_numpy())] = LEFT_OUT
+    side[known & (rank > pd.Series(rank).groupby(among_known).transform("min").to_numpy())] = LEFT_OUT
     # The others of a group follow the settled ones, unless these disagree or the side is the source's own
     decided = pd.Series(settled).where(known)
     table = pd.DataFrame({"side": decided, "kept": kept != ""}).groupby(group)
@@ -136,22 +149,25 @@ def _deal(
     total = np.bincount(class_of[cut], minlength=len(classes))
     _enough(classes, class_of[cut], group[cut], [*shares, rest])
     free = np.flatnonzero(side == "")
-    unit_of, _ = pd.factorize(group[free])
-    count = len(free) and unit_of.max() + 1
-    sizes = np.zeros((count, len(classes)), dtype=np.int64)
+    if not len(free):
+        return
+    hashes = [hashlib.sha256(f"{seed}:{content}".encode()).hexdigest() for content in manifest["sha256"].iloc[free]]
+    # Units (groups, single images) by their hashes: an order that is random but for seed and content
+    first, unit_of = np.unique(pd.Series(hashes).groupby(group[free]).transform("min"), return_inverse=True)
+    draw = np.random.default_rng(int(first[0], 16))
+    sizes = np.zeros((len(first), len(classes)), dtype=np.int64)
     np.add.at(sizes, (unit_of, class_of[free]), 1)
-    queue = _queue(manifest["sha256"].to_numpy()[free], unit_of, sizes, seed)
-    taken = np.full(count, rest, dtype=object)
+    taken = np.full(len(first), rest, dtype=object)
+    there = {name: np.bincount(class_of[cut & (side == name)], minlength=len(classes)) for name in (*shares, rest)}
     before = 0.0
-    for name, share in shares.items():
+    for place, (name, share) in enumerate(shares.items()):
         # Of the running total, so that roundings do not add up
         target = np.floor((before + share) * total + 0.5) - np.floor(before * total + 0.5)
         before += share
-        there = np.bincount(class_of[cut & (side == name)], minlength=len(classes))
-        missing = np.where(total > 0, np.maximum(target, 1), 0) - there
-        chosen = _fill(missing, sizes, queue)
-        taken[chosen] = name
-        queue = [unit for unit in queue if taken[unit] == rest]
+        missing = np.maximum(np.where(total > 0, np.maximum(target, 1), 0) - there[name], 0)
+        left = np.flatnonzero(taken == rest)
+        owed = np.sum([(total > 0) & (there[later] == 0) for later in [*shares, rest][place + 1 :]], axis=0)
+        taken[left[sample(sizes[left], missing, owed, draw)]] = name
     side[free] = taken[unit_of]
 
 
@@ -164,22 +180,3 @@ def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides:
             f"{' + '.join(sides)}: add images that are no copies, ask for fewer folds, or raise "
             f"validate.min_similarity where images are taken for near-duplicates that are none"
         )
-
-
-def _queue(contents: np.ndarray, unit_of: np.ndarray, sizes: np.ndarray, seed: int) -> list[int]:
-    """Units in the order in which they are dealt out: groups first, as single images fill the gaps; else by hash."""
-    ranks = [hashlib.sha256(f"{seed}:{content}".encode()).hexdigest() for content in contents]
-    first = pd.Series(ranks, dtype=object).groupby(unit_of).min().tolist()
-    return sorted(range(len(sizes)), key=lambda unit: (sizes[unit].sum() == 1, first[unit]))
-
-
-def _fill(missing: np.ndarray, sizes: np.ndarray, queue: list[int]) -> list[int]:
-    """Units, in their order, that bring what is `missing` of each class [classes] nearer to nothing."""
-    chosen = []
-    for unit in queue:
-        (present,) = sizes[unit].nonzero()
-        wanted, size = missing[present], sizes[unit][present]
-        if np.abs(wanted - size).sum() < np.abs(wanted).sum():
-            missing[present] -= size
-            chosen.append(unit)
-    return chosen
