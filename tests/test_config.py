@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.__main__ import app
 from pipeline.commands.setup import init
-from pipeline.config import Params, Section, load
+from pipeline.config import Model, Params, Section, check, load
 from tests.conftest import PROJECT
 
 
@@ -84,6 +84,16 @@ def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
     assert params.recipe("modern_cnn").epochs == params.train.epochs
     with pytest.raises(ValueError, match="no model 'vgg'; it has: simple_cnn, modern_cnn, simple_resnet"):
         params.recipe("vgg")
+
+
+def test_a_network_runs_where_it_was_trained() -> None:
+    """`train.device`, or that of the model's own entry; an ensemble's members may differ."""
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    assert "device: auto" in text
+    params = check(text.replace("device: auto", "device: cpu"), "params.yaml")
+    own = {**params.models, "own": Model(architecture="simple_cnn", device="cuda")}
+    params = params.model_copy(update={"models": own})
+    assert [params.device(name) for name in ("simple_cnn", "own", "any ensemble")] == ["cpu", "cuda", "cpu"]
 
 
 def test_every_key_stands_in_the_file() -> None:

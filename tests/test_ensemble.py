@@ -95,7 +95,7 @@ def test_onnx_and_int8_agree_with_it(members: dict[str, Member], dataset: Datase
 def test_metrics_are_sums_over_the_members(members: dict[str, Member], dataset: Dataset) -> None:
     """Parameters and work add up; the shares that pruning left are of the sums."""
     network, card = combine(members)
-    whole, pruned = metrics(network, card, members, dataset), pruned_metrics(network, card, members, dataset)
+    whole, pruned = (of(network, card, members, dataset, CPU) for of in (metrics, pruned_metrics))
     assert (whole["parameters"], whole["training_images"], whole["members"]) == (30, 5, ["simple", "resnet", "hog"])
     assert (pruned["macs"], pruned["parameters_kept"], pruned["macs_kept"]) == (300, 0.5, 0.25)
     assert whole["best_val_accuracy"] == pruned["best_val_accuracy"]
@@ -104,7 +104,7 @@ def test_metrics_are_sums_over_the_members(members: dict[str, Member], dataset: 
 def test_it_is_evaluated_without_seeds(members: dict[str, Member], dataset: Dataset) -> None:
     """No training of its own made it: there is no table of them, and one network to speak of."""
     network, card = combine(members)
-    result = evaluate("e", network, card, None, {}, {}, dataset, Evaluate())
+    result = evaluate("e", network, card, None, {}, {}, dataset, Evaluate(), CPU)
     assert result.seeds is None and result.metrics["seeds"] == {"n": 1}
     assert len(result.predictions) == len(dataset.rows("test"))
 

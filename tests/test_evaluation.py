@@ -196,7 +196,7 @@ def test_every_seed_is_scored_on_the_test_split(card: ModelCard, dataset: Datase
         "seed": [1, 0, 2], "best_epoch": [3, 4, 5], "val_accuracy": [0.5, 0.4, 0.3], "shipped": [True, False, False],
     })  # fmt: skip
     others = {seed: files[seed] for seed in (0, 2)}
-    result = evaluate("m", networks[1], card, trainings, others, {}, dataset, Evaluate())
+    result = evaluate("m", networks[1], card, trainings, others, {}, dataset, Evaluate(), torch.device("cpu"))
     images, labels = dataset.of("test")
     wanted = {
         seed: accuracy(probabilities(network, card, images, torch.device("cpu")), labels)
@@ -207,7 +207,7 @@ def test_every_seed_is_scored_on_the_test_split(card: ModelCard, dataset: Datase
     assert result.metrics["accuracy"] == pytest.approx(wanted[1])
     assert {"sha256", "group"} <= set(result.predictions.columns)
     as_one = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits.assign(group=0), dataset.class_names)
-    unsure = evaluate("m", networks[1], card, None, {}, {}, as_one, Evaluate()).metrics
+    unsure = evaluate("m", networks[1], card, None, {}, {}, as_one, Evaluate(), torch.device("cpu")).metrics
     assert unsure["accuracy"] == result.metrics["accuracy"]
     assert unsure["accuracy_low"] < result.metrics["accuracy_low"] / 2
     assert result.metrics["seeds"]["test_accuracy_mean"] == pytest.approx(np.mean(list(wanted.values())))

@@ -106,7 +106,7 @@ def test_evaluation_and_benchmark_speak_of_the_same_files(
     network, card, folder = shipped
     files = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
     trainings = pd.DataFrame({"seed": [0], "best_epoch": [3], "val_accuracy": [0.9], "shipped": [True]})
-    result = evaluate("m", network, card, trainings, {}, files, dataset, Evaluate())
+    result = evaluate("m", network, card, trainings, {}, files, dataset, Evaluate(), CPU)
     table = result.predictions
     assert len(table) == len(dataset.rows("test"))
     assert result.metrics["accuracy"] == (table["label"] == table["predicted"]).mean()

@@ -17,6 +17,7 @@ def combine(
     from pipeline.stages.ensemble import combine as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training import checkpoint
+    from pipeline.training.device import choose_device
 
     config = load(params)
     if name not in config.ensembles:
@@ -25,7 +26,7 @@ def combine(
     def member(folder: Path) -> Member:
         return Member(*checkpoint.load(folder / "checkpoint.safetensors"), read_json(folder / "metrics.json"))
 
-    dataset = read_dataset(images, splits)
+    dataset, device = read_dataset(images, splits), choose_device(config.device(name))
     with summary(f"combine {name}") as facts:
         whole = {member_name: member(trained / member_name) for member_name in config.ensembles[name].members}
         narrow = {member_name: member(pruned / member_name) for member_name in whole}
@@ -33,8 +34,8 @@ def combine(
         checkpoint.save(out / "checkpoint.safetensors", network, card)
         pruned_network, pruned_card = run(narrow)
         checkpoint.save(out / "pruned.safetensors", pruned_network, pruned_card)
-        measured = metrics(network, card, whole, dataset)
-        measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset)
+        measured = metrics(network, card, whole, dataset, device)
+        measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset, device)
         write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
         facts += [f"{len(whole)} members", f"val accuracy {measured['best_val_accuracy']:.4f}"]
         facts += [f"pruned {measured['prune']['best_val_accuracy']:.4f}"]
@@ -99,6 +100,7 @@ def evaluate(
     from pipeline.stages.evaluate import evaluate as run
     from pipeline.tracking import sync_or_warn
     from pipeline.training.checkpoint import load as load_checkpoint
+    from pipeline.training.device import choose_device
 
     config = load(params)
     with summary(f"evaluate {model}") as facts:
@@ -110,7 +112,8 @@ def evaluate(
             seed: trained / "seeds" / f"seed-{seed}.safetensors" for seed in seeds["seed"][~seeds["shipped"]]
         }  # fmt: skip
         files = {path.stem: path for folder in (exported, quantized) for path in sorted(folder.glob("*.onnx"))}
-        result = run(model, network, card, seeds, others, files, read_dataset(images, splits), config.evaluate)
+        dataset, device = read_dataset(images, splits), choose_device(config.device(model))
+        result = run(model, network, card, seeds, others, files, dataset, config.evaluate, device)
         write_metrics(out, result.metrics, checkpoint)
         write_table(out / "predictions.parquet", result.predictions)
         write_table(out / "per_class.csv", result.per_class)
@@ -146,7 +149,7 @@ def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFi
         accuracies = {name: read_json(trained / name / "metrics.json")["best_val_accuracy"] for name in config.models}
         best = max(accuracies, key=accuracies.__getitem__)
         network, card = checkpoint.load(trained / best / "checkpoint.safetensors")
-        found = run(best, network, card, read_dataset(images, splits), config.audit, choose_device("auto"))
+        found = run(best, network, card, read_dataset(images, splits), config.audit, choose_device(config.device(best)))
         write_table(out / "suspects.csv", found.suspects)
         save(found.picture, out / "suspects.png")
         facts += [f"labels that {best} contradicts: {len(found.suspects):,} ({out / 'suspects.csv'})"]

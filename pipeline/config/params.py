@@ -68,6 +68,11 @@ class Params(Section):
         """The stage that makes the checkpoint of a model or of an ensemble."""
         return "ensemble" if name in self.ensembles else "train"
 
+    def device(self, name: str) -> str:
+        """Where the networks of a model or an ensemble run: `train.device`, or the model's own."""
+        own = self.models[name].overrides if name in self.models else {}
+        return str(own.get("device", self.train.device))
+
     def recipe(self, model: str) -> Train:
         """The recipe of one model: `train`, overridden by the named recipe, if any, and by the model's own keys."""
         if model not in self.models:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.architectures.ensemble import Ensemble, Normalized
@@ -15,7 +16,6 @@ from pipeline.architectures.ensemble import Member as Record
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.evaluation.metrics import accuracy
 from pipeline.training.deployable import probabilities
-from pipeline.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ def combine(members: dict[str, Member]) -> tuple[nn.Module, ModelCard]:
     return network.eval(), combined
 
 
-def metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset) -> dict[str, Any]:
+def metrics(
+    network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset, device: torch.device
+) -> dict[str, Any]:
     """Facts of an ensemble of trained networks, under the names that a trained network's have."""
     images, labels = dataset.of("val")
     return {
-        "best_val_accuracy": accuracy(probabilities(network, card, images, choose_device("auto")), labels),
+        "best_val_accuracy": accuracy(probabilities(network, card, images, device), labels),
         "parameters": sum(member.metrics["parameters"] for member in members.values()),
         # Of the member that saw the most of them
         "training_images": max(member.metrics["training_images"] for member in members.values()),
@@ -62,11 +64,13 @@ def metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dat
     }
 
 
-def pruned_metrics(network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset) -> dict[str, Any]:
+def pruned_metrics(
+    network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset, device: torch.device
+) -> dict[str, Any]:
     """The same of an ensemble of pruned networks, and what is left of the work of the whole ones."""
     found = [member.metrics for member in members.values()]
     parameters, macs = sum(m["parameters"] for m in found), sum(m["macs"] for m in found)
-    return metrics(network, card, members, dataset) | {
+    return metrics(network, card, members, dataset, device) | {
         "macs": macs,
         "parameters_kept": parameters / sum(m["parameters"] / m["parameters_kept"] for m in found),
         "macs_kept": macs / sum(m["macs"] / m["macs_kept"] for m in found),

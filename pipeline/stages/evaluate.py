@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -18,7 +19,6 @@ from pipeline.evaluation.statistics import mean_interval
 from pipeline.inference.predictor import Predictor
 from pipeline.training import checkpoint
 from pipeline.training.deployable import probabilities
-from pipeline.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def evaluate(
     variants: dict[str, Path],
     dataset: Dataset,
     config: Evaluate,
+    device: torch.device,
 ) -> Evaluation:
     """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network.
 
@@ -50,7 +51,7 @@ def evaluate(
     None: an ensemble's network, which no training of its own made.
     """
     images, labels = dataset.of("test")
-    scores = probabilities(network, card, images, choose_device("auto"))
+    scores = probabilities(network, card, images, device)
     names = np.array(card.class_names)
     predicted = scores.argmax(axis=1)
     table = dataset.splits.loc[dataset.rows("test"), ["path", "sha256", "group", "class"]].reset_index(drop=True)
@@ -66,7 +67,7 @@ def evaluate(
         }
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
     numbers = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
-    seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels)
+    seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels, device)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
         "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
@@ -83,15 +84,16 @@ def evaluate(
 
 
 def _of_seeds(
-    trainings: pd.DataFrame, shipped: float, others: dict[int, Path], images_NHWC: Images, labels: np.ndarray
-) -> pd.DataFrame:
+    trainings: pd.DataFrame, shipped: float, others: dict[int, Path], images_NHWC: Images, labels: np.ndarray,
+    device: torch.device,
+) -> pd.DataFrame:  # fmt: skip
     """The trainings with their test accuracies; that of the shipped one is known."""
     accuracies = []
     for seed, is_shipped in zip(trainings["seed"], trainings["shipped"], strict=True):
         if is_shipped:
             accuracies.append(shipped)
         else:
-            scores = probabilities(*checkpoint.load(others[seed]), images_NHWC, choose_device("auto"))
+            scores = probabilities(*checkpoint.load(others[seed]), images_NHWC, device)
             accuracies.append(metrics.accuracy(scores, labels))
     return trainings[["seed", "best_epoch", "val_accuracy", "shipped"]].assign(test_accuracy=accuracies)
 
