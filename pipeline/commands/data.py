@@ -20,16 +20,16 @@ def ingest(
     """Read the source, decode and measure every image."""
     from pipeline.artifacts import write_json, write_table
     from pipeline.stages.ingest import ingest as run
-    from pipeline.stages.ingest import preprocessing_of
 
     config = load(params).ingest
     with summary("ingest") as facts:
         found = run(config, images)
         write_table(manifest, found.manifest)
         write_table(quarantine, found.quarantine)
-        write_json(preprocessing, preprocessing_of(config).record())
+        write_json(preprocessing, found.preprocessing.record())
         classes = found.manifest["class"].nunique()
-        facts += [f"{len(found.manifest):,} images", f"{classes} classes", f"{len(found.quarantine):,} set aside"]
+        facts += [f"{len(found.manifest):,} images", f"{classes} classes", f"{len(found.quarantine):,} set aside",
+                  *found.preprocessing.decided()]  # fmt: skip
     if len(found.quarantine):
         first = found.quarantine.iloc[0]
         said = (

@@ -40,6 +40,7 @@ def data(
         pixels = read_images(array)
         result = validate(found.manifest, found.quarantine, pixels, None, asked, Path(folder) / "docs")
         print(f"{config.source} {config.root}\n\n{overview(found.manifest, found.quarantine)}\n")
+        print("".join(f"{line}\n" for line in found.preprocessing.decided()), end="")
         say(result.findings)
         if page is not None:
             page.write_text(gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels))
