@@ -70,7 +70,7 @@ def test_white_is_that_of_the_data_set(tmp_path: Path, digit_folder: Path, worke
     dark, wrong = (grey // 4 * 16).astype(np.uint16), grey.astype(np.float32) - 1
     one_more = grey.astype(np.int32)
     one_more[2, 2] = 256
-    made = {
+    made: dict[str, np.ndarray] = {
         "12 of 16.png": grey * 16, "dark.png": dark, "32.tif": grey.astype(np.int32), "one more.tif": one_more,
         "float.tif": (grey / 255).astype(np.float32), "negative.tif": wrong,
     }  # fmt: skip
