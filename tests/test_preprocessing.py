@@ -15,7 +15,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -93,6 +93,7 @@ def test_floats_from_zero_to_one_have_white_at_one() -> None:
     assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
 
 
+@settings(deadline=None)
 @given(st.sampled_from([np.uint16, np.int32, np.float32]), st.integers(2, 4095), st.integers(4096, 65535))
 def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: int, hot: int) -> None:
     """Neither in a data set nor in the picture of a client: a hot pixel is white, and all others stay as they were."""
@@ -324,6 +325,7 @@ def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(number: int) -> None
         assert not read(harmless, LARGE).note
 
 
+@settings(deadline=None)
 @given(st.sampled_from(JPEGS), st.floats(0, 1), st.sampled_from([b"", bytes(50)]))
 def test_a_jpeg_without_a_part_of_its_scans_is_refused(good: bytes, place: float, end: bytes) -> None:
     """Wherever it is cut, and also where the zeros of a lost block of the disk follow."""
