@@ -31,7 +31,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-UNKNOWN = "it is not an image that Pillow knows"
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
 LOOKED_AT = 1 << 20  # bytes at the start of a larger file that must look like an image before the rest is read
@@ -54,6 +53,23 @@ class Decoded:
     peak: tuple[str, float] | None = None
 
 
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever is raised because of a file, as UnreadableImage."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UnreadableImage(TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage("it is not an image that Pillow knows") from None
+    # Pillow was seen to raise OSError, SyntaxError, ValueError, EOFError, TypeError and struct.error on broken files
+    except Exception as error:
+        raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
+
+
+@_reasons()
 def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
     """Decode the bytes of one image file. Raises UnreadableImage with the reason.
 
@@ -61,19 +77,7 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
     """
     if not content:
         raise UnreadableImage("the file is empty")
-    try:
-        if content.startswith(b"\xff\xd8\xff"):
-            return _read_jpeg(content, preprocessing)
-        return _read_other(content, preprocessing)
-    except UnreadableImage:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadableImage(TOO_LARGE) from None
-    except UnidentifiedImageError:
-        raise UnreadableImage(UNKNOWN) from None
-    # Pillow was seen to raise OSError, SyntaxError, ValueError, EOFError, TypeError and struct.error on broken files
-    except Exception as error:
-        raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
+    return (_read_jpeg if content.startswith(b"\xff\xd8\xff") else _read_other)(content, preprocessing)
 
 
 def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
@@ -141,8 +145,8 @@ def _page(image: ImageFile.ImageFile) -> int:
     if frames == 1 or image.format in ("MPO", "HEIF"):
         return 0
     pages = [i for i in range(frames) if image.format != "TIFF" or _is_picture(image, i)]
-    if len(pages) > 1:
-        raise UnreadableImage(f"it is animated or has several pages ({len(pages)} frames)")
+    if len(pages) != 1:
+        raise UnreadableImage(f"it is animated or has several pages ({frames} frames)")
     image.seek(pages[0])
     return pages[0]
 
@@ -194,17 +198,14 @@ def content_of(path: Path) -> bytes:
         raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
 
 
+@_reasons()
 @_strict_warnings()
 def _expect_image(start: bytes) -> None:
     """Raises UnreadableImage if no format that Pillow knows starts like this."""
     pillow_heif.register_heif_opener()
     Image.init()
-    if any(accept and accept(start[:16]) for _, accept in Image.OPEN.values()):
-        return
-    try:
+    if not any(accept and accept(start[:16]) for _, accept in Image.OPEN.values()):
         Image.open(BytesIO(start))  # a few formats, such as TGA, have no mark at their start
-    except UnidentifiedImageError:
-        raise UnreadableImage(UNKNOWN) from None
 
 
 def load(path: Path, preprocessing: Preprocessing) -> np.ndarray:

@@ -410,7 +410,13 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("start", "reason"), [(b"hello, I am text", "not an image"), (b"", "not an image"), (JPEG, "more than any image")]
+    ("start", "reason"),
+    [
+        (b"hello, I am text", "not an image"),
+        (b"", "not an image"),
+        (JPEG, "more than any image"),
+        (b"\0\0\x0a" + bytes(9) + b"\xff\xff\xff\xff\x18\0", "more than .* pixels"),  # a TGA of 65,535 x 65,535
+    ],
 )
 def test_a_huge_file_is_not_read(tmp_path: Path, start: bytes, reason: str) -> None:
     """200 GB (of holes) that are no image, or only begin like one."""

@@ -75,8 +75,7 @@ def ingest(config: Ingest, images: Path) -> Ingested:
                 quarantined += block.quarantined
                 peaks.append(block.peaks)
                 bar.update(len(block.pixels_NHWC) + len(block.quarantined))
-        kinds = set().union(*peaks)
-        white = whites({kind: max(block.get(kind, 0) for block in peaks) for kind in kinds})
+        white = whites({kind: max(block.get(kind, 0) for block in peaks) for kind in sorted(set().union(*peaks))})
         prepared = replace(prepared, white=white)
         again = [i for i, block in enumerate(peaks) if any(white[kind] != WIDEST for kind in block)]
         for i, block in zip(again, _decoded([jobs[i] for i in again], prepared, pool, workers), strict=True):
