@@ -124,7 +124,8 @@ def _strict_warnings() -> Iterator[None]:
 @_strict_warnings()
 def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     pillow_heif.register_heif_opener()
-    _verify(content)
+    if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
+        Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
     page = _page(image)
     width, height, mode, kind = *image.size, image.mode, image.format or "?"
@@ -162,13 +163,6 @@ def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
     """As ImageOps.exif_transpose, which rewrites the EXIF data and fails where they are damaged."""
     operation = UPRIGHT.get(exif.get(Base.Orientation, 1))
     return image if operation is None else image.transpose(operation)
-
-
-def _verify(content: bytes) -> None:
-    """A PNG with a wrong checksum loads silently; only `verify`, which spoils the object, tells."""
-    if content.startswith(b"\x89PNG"):
-        with Image.open(BytesIO(content)) as image:
-            image.verify()
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
