@@ -190,10 +190,11 @@ def _compare(
                 f"{name} version {version} knows other classes than this dataset: "
                 f"give this dataset a `registry.name` of its own"
             )
-        if predictor.card.preprocessing != preprocessing:
+        if not predictor.card.preprocessing.agrees(preprocessing):
             raise ValueError(
                 f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
-                f"{preprocessing}: keep ingest's size, resize and background, or give it a `registry.name` of its own"
+                f"{preprocessing}: keep ingest's size, resize and background and the images' bits, or give it a "
+                f"`registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = group[content.isin(_taught(client, name, version))]

@@ -126,9 +126,10 @@ def test_predict_prints_a_table_or_json(project: Project, digit_folder: Path) ->
     (row,) = json.loads(project.run(f"python -m pipeline predict --json {image}"))
     assert row["top5"][0] == {"class": row["class"], "confidence": row["confidence"]}
     assert sum(entry["confidence"] for entry in row["top5"]) == pytest.approx(1, abs=1e-4)
-    output = project.run(f"python -m pipeline predict {image} nowhere.png", code=1)
+    output = project.run(f"python -m pipeline predict {image} nowhere.png /dev/zero", code=1)
     assert "digit-" in output
-    assert "error: nowhere.png: cannot be read (No such file or directory)" in output
+    assert "error: /dev/zero: it is not a regular file" in output
+    assert "error: nowhere.png: it cannot be opened: No such file or directory" in output
 
 
 def test_dvcs_own_tools_work(project: Project) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_table, write_table
-from pipeline.config import Ingest
+from pipeline.config import Ingest, Validate
+from pipeline.image_files import load
 from pipeline.stages.ingest import BLOCK, ingest
+from pipeline.stages.validate import validate
 
 
 def config(root: Path, **more: object) -> Ingest:
@@ -57,6 +60,51 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path, digit_
     found = ingest(config(root), tmp_path / "images.npy")
     assert found.quarantine["path"].tolist() == ["digit-0/000.png", "digit-1/note.jpg"]
     assert len(read_images(tmp_path / "images.npy")) == len(found.manifest) == 119
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_white_is_that_of_the_data_set(tmp_path: Path, digit_folder: Path, workers: int) -> None:
+    """Each type of values has its own, which is kept for those who serve; what nobody can decide is set aside."""
+    root = shutil.copytree(digit_folder, tmp_path / "images")
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    dark, wrong = (grey // 4 * 16).astype(np.uint16), grey.astype(np.float32) - 1
+    one_more = grey.astype(np.int32)
+    one_more[2, 2] = 256
+    made: dict[str, np.ndarray] = {
+        "12 of 16.png": grey * 16, "dark.png": dark, "32.tif": grey.astype(np.int32), "one more.tif": one_more,
+        "float.tif": (grey / 255).astype(np.float32), "negative.tif": wrong,
+    }  # fmt: skip
+    for name, values in made.items():
+        Image.fromarray(values).save(root / "digit-1" / name)
+    found = ingest(config(root, workers=workers), tmp_path / "images.npy")
+    assert found.preprocessing.white == {"uint16": 4095, "int32": 255, "float32": 1}
+    assert found.quarantine["path"].tolist() == ["digit-1/negative.tif"]
+    images, manifest = read_images(tmp_path / "images.npy"), found.manifest.set_index("path")
+    for row, path in enumerate(manifest.index):
+        assert (images[row] == load(root / path, found.preprocessing)).all(), path
+    assert np.allclose(manifest["brightness"], images.mean(axis=(1, 2, 3)) / 255, atol=1e-3)
+    means = {name: images[manifest.index.get_loc(f"digit-1/{name}")].mean() for name in made if name != "negative.tif"}
+    dark_one = means.pop("dark.png")
+    assert list(means.values()) == pytest.approx([127] * 4, abs=2) and dark_one == pytest.approx(127 / 4, abs=1)
+
+
+def test_data_sets_of_eight_bits_need_no_white(tmp_path: Path, digit_folder: Path) -> None:
+    """And those of all 16 bits are decoded once."""
+    assert ingest(config(digit_folder), tmp_path / "images.npy").preprocessing.white == {}
+
+
+def test_a_repaired_file_is_a_warning(tmp_path: Path, digit_folder: Path) -> None:
+    """A JPEG without its end marker stands in the data set, and among the findings."""
+    root = shutil.copytree(digit_folder, tmp_path / "images")
+    Image.effect_noise((40, 30), 60).save(tmp_path / "good.jpg")
+    (root / "digit-1" / "no end.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-2])
+    found = ingest(config(root), tmp_path / "images.npy")
+    assert found.quarantine.empty
+    judged = validate(
+        found.manifest, found.quarantine, read_images(tmp_path / "images.npy"), None, Validate(), tmp_path / "docs"
+    )
+    (finding,) = (finding for finding in judged.findings if finding.check == "intact")
+    assert (finding.severity, finding.passed, finding.first) == ("warning", False, ["digit-1/no end.jpg"])
 
 
 def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from pipeline.artifacts import ImageRows
+from pipeline.inspection import near_duplicates
 from pipeline.inspection.alike import alike
 from pipeline.inspection.drift import drift, profile
 from pipeline.inspection.measures import measure
@@ -63,6 +68,50 @@ def test_pictures_that_are_alike_by_nature_are_a_sentence() -> None:
     same = pixels([ORIGINALS[0]] * 120)
     with pytest.raises(ValueError, match=r"alike by nature, so raise validate\.min_similarity \(it is 0\.9; 1 looks"):
         find_pairs(measure(same)["phash"], ImageRows(same, np.arange(120)), 10, 0.9)
+
+
+def test_memory_is_bounded_where_all_hashes_are_equal() -> None:
+    """A million pairs to look at, of which none is one."""
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 16, 16, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        assert find_pairs(np.zeros(1500, np.uint64), ImageRows(noise, np.arange(1500)), 10, 0.9).empty
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_candidates_do_not_pile_up() -> None:
+    """Where they are used more slowly than they are found: 18 million pairs would take 288 MB."""
+    tracemalloc.start()
+    try:
+        candidates = near_duplicates._candidates(np.zeros(6000, np.uint64), 10)
+        assert len(next(candidates)[0])
+        time.sleep(2)
+        assert tracemalloc.get_traced_memory()[0] < 160 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.integers(50, 2000), st.integers(20, 300))
+def test_all_pairs_are_found_in_blocks_of_any_size(seed: int, compared: int, looked_at: int) -> None:
+    """As comparing each with each does."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)[draw.integers(0, 40, 70)]
+    images = np.clip(images + draw.integers(-25, 25, images.shape), 0, 255).astype(np.uint8)
+    hashes = draw.integers(0, 2**64, 4, dtype=np.uint64)[draw.integers(0, 4, 70)]
+    hashes ^= draw.integers(0, 255, 70, dtype=np.uint64)
+    flat = images.astype(float) - images.mean(axis=(1, 2), keepdims=True)
+    flat = flat.reshape(70, -1)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    close = np.bitwise_count(hashes[:, None] ^ hashes) <= 5
+    wanted = np.argwhere(np.triu(close & (flat @ flat.T >= 0.9), 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "COMPARED", compared)
+        patch.setattr(near_duplicates, "LOOKED_AT", looked_at)
+        found = find_pairs(hashes, ImageRows(images, np.arange(70)), 5, 0.9)
+    assert found[["first", "second"]].to_numpy().tolist() == wanted.tolist()
 
 
 def test_what_is_true_of_a_file_is_true_of_its_copies() -> None:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import struct
+import tracemalloc
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.preprocessing import Preprocessing, UnreadableImage, load, read, to_array
+from pipeline.bit_depth import UNDECIDED, whites
+from pipeline.image_files import content_of, load, read
+from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
 LARGE = Preprocessing(64, "crop", (255, 0, 0))
 PLAIN = Preprocessing(8, "crop", (255, 0, 0))
@@ -23,26 +33,131 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
-    """Pillow's own conversion would make everything above 255 white."""
-    wide = Image.fromarray(np.full((8, 8), 32896, np.uint16))
-    assert to_array(read(encoded(wide, "PNG"), PLAIN).pixels_HWC, PLAIN).tolist() == [[[128, 128, 128]] * 8] * 8
+def tiff(values: np.ndarray, **options: object) -> bytes:
+    buffer = BytesIO()
+    kind = "rgb" if values.ndim == 3 else "minisblack"
+    tifffile.imwrite(buffer, values, **{"photometric": kind, **options})  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("values", "grey"),
-    [
-        (np.full((8, 8), 0.5, np.float32), 128),
-        (np.full((8, 8), 100, np.float32), 100),
-        (np.full((8, 8), 32896, np.float32), 128),
-        (np.full((8, 8), 200, np.int32), 200),
-        (np.full((8, 8), 32896, np.int32), 128),
-    ],
-)
-def test_the_values_of_a_tiff_tell_their_range(values: np.ndarray, grey: int) -> None:
-    """0-1, 0-255 or 0-65535, of floats and whole numbers."""
-    content = encoded(Image.fromarray(values), "TIFF")
-    assert (to_array(read(content, PLAIN).pixels_HWC, PLAIN) == grey).all()
+def png(values: np.ndarray) -> bytes:
+    """16 bits a channel, grey or with 3 or 4 channels, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    colours = {1: 0, 3: 2, 4: 6}[1 if values.ndim == 2 else values.shape[2]]
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colours, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def pixels(content: bytes, **white: int) -> np.ndarray:
+    return read(content, Preprocessing(8, "crop", (255, 0, 0), white)).pixels_HWC
+
+
+RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)  # black to white
+COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=2)
+WRITERS = {
+    "PNG, grey": lambda full: png((RAMP * (full / 255)).astype(np.uint16)),
+    "PNG, colours": lambda full: png((COLOURS * (full / 255)).astype(np.uint16)),
+    "TIFF, grey": lambda full: tiff((RAMP * (full / 255)).astype(np.uint16)),
+    "TIFF, colours": lambda full: tiff((COLOURS * (full / 255)).astype(np.uint16)),
+    "TIFF, compressed": lambda full: tiff((COLOURS * (full / 255)).astype(np.uint16), compression="zlib", predictor=2),
+    "TIFF, big-endian": lambda full: tiff((COLOURS * (full / 255)).astype(">u2"), byteorder=">"),
+    "TIFF, 32 bits": lambda full: tiff((RAMP * (full / 255)).astype(np.int32)),
+    "TIFF, floats": lambda full: tiff((RAMP * (full / 255)).astype(np.float32)),
+    "TIFF, white is zero": lambda full: tiff((full - RAMP * (full / 255)).astype(np.uint16), photometric="miniswhite"),
+}
+
+
+@pytest.mark.parametrize("full", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("written", WRITERS)
+def test_a_picture_is_the_same_in_any_number_of_bits(written: str, full: int) -> None:
+    """White is told by the brightest values of the data set, so that 12 bits in 16 are not nearly black."""
+    content = WRITERS[written](full)
+    first_look = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED))
+    assert first_look.peak is not None
+    white = whites(dict([first_look.peak]))
+    assert list(white.values()) == [full]
+    wanted = COLOURS if "colours" in written or written.endswith(("compressed", "endian")) else RAMP[..., None]
+    assert np.abs(pixels(content, **white).astype(int) - wanted).max() <= 1
+
+
+def test_floats_from_zero_to_one_have_white_at_one() -> None:
+    """By the data set, and where nothing is known of it."""
+    content = tiff((RAMP / 255).astype(np.float32))
+    peak = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)).peak
+    assert peak is not None and whites(dict([peak])) == {"float32": 1}
+    assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
+
+
+@settings(deadline=None)
+@given(st.sampled_from([np.uint16, np.int32, np.float32]), st.integers(2, 4095), st.integers(4096, 65535))
+def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: int, hot: int) -> None:
+    """Neither in a data set nor in the picture of a client: a hot pixel is white, and all others stay as they were."""
+    values = (RAMP * (peak / 255)).astype(kind)
+    values[0] = peak
+    with_hot = values.copy()
+    with_hot[3, 4] = hot
+    found = [read(tiff(v), Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak for v in (values, with_hot)]
+    white, white_with_hot = (whites(dict([one])) for one in found if one is not None)
+    assert white == white_with_hot
+    before, after = pixels(tiff(values), **white).astype(int), pixels(tiff(with_hot), **white).astype(int)
+    assert (after[3, 4] == 255).all()
+    after[3, 4] = before[3, 4]
+    assert (after == before).all()
+
+
+def test_the_format_tells_white_where_no_data_set_does() -> None:
+    """16 bits are all used, PGM states its maximum, a TIFF of 12 bits has 12; 32 bits say nothing and are refused."""
+    values = np.full((8, 8), 2048, np.uint16)
+    assert (pixels(png(values)) == 8).all()
+    assert (pixels(b"P5 8 8 4095\n" + values.astype(">u2").tobytes()) == 128).all()
+    assert (pixels(b"P5 8 8 4095\n" + values.astype(">u2").tobytes(), int32=1023) == 128).all()
+    assert (pixels(twelve_bits(values)) == 128).all()
+    with pytest.raises(UnreadableImage, match="32-bit"):
+        pixels(tiff(values.astype(np.int32)))
+
+
+def twelve_bits(values: np.ndarray) -> bytes:
+    """A TIFF that packs two values into three bytes, as scanners and microscopes write it."""
+    packed = int("".join(f"{value:012b}" for value in values.ravel()), 2).to_bytes(values.size * 12 // 8)
+    tags = {256: values.shape[1], 257: values.shape[0], 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
+
+
+def test_a_tiff_may_state_the_largest_value() -> None:
+    """It counts like a pixel of that value, so a data set of dark pictures has the right white."""
+    values = np.full((16, 16), 40, np.uint16)
+    said = tiff(values, extratags=[(281, "H", 1, 4095, True)])
+    assert read(said, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak == ("uint16", 4095)
+
+
+def test_brighter_than_white_is_refused() -> None:
+    """16 bits, given to a model that has learned from 12 of them, would be white all over."""
+    with pytest.raises(UnreadableImage, match=r"reach 65024, where white is 4,095"):
+        pixels(png(RAMP * 256), uint16=4095)
+
+
+def test_transparency_has_all_bits() -> None:
+    """Where colours use 12 of 16 bits, full opacity may still be 65535."""
+    colours = np.full((8, 8, 4), 4095, np.uint16)
+    colours[..., 3] = 65535
+    colours[0, 0] = 0
+    shown = pixels(png(colours), uint16=4095)
+    assert shown[0, 0].tolist() == [255, 0, 0] and shown[4, 4].tolist() == [255, 255, 255]
+    colours[..., 3] = 4095
+    assert (pixels(png(colours), uint16=4095)[4, 4] == 255).all()
+
+
+def test_separate_planes_of_sixteen_bits_are_refused() -> None:
+    """Pillow reads noise from them."""
+    with pytest.raises(UnreadableImage, match="separate planes"):
+        pixels(tiff(np.moveaxis(COLOURS, 2, 0), planarconfig="separate"))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0, 1e6])
@@ -51,7 +166,16 @@ def test_values_without_a_meaning_are_refused(wrong: float) -> None:
     values = np.full((8, 8), 0.5, np.float32)
     values[3, 3] = wrong
     with pytest.raises(UnreadableImage, match=r"not finite|its values run from"):
-        read(encoded(Image.fromarray(values), "TIFF"), PLAIN)
+        pixels(tiff(values))
+
+
+def test_models_of_before_are_read() -> None:
+    """Their cards say nothing of white; what only one side has met is no difference."""
+    old = Preprocessing.from_record({"size": 8, "resize": "crop", "background": [255, 0, 0]})
+    assert old == PLAIN and Preprocessing.from_record(old.record()) == old
+    new, other = (Preprocessing(8, "crop", (255, 0, 0), {"uint16": white}) for white in (4095, 65535))
+    assert Preprocessing.from_record(new.record()) == new
+    assert old.agrees(new) and new.agrees(old) and not new.agrees(other) and not old.agrees(LARGE)
 
 
 def test_a_colour_key_is_transparency() -> None:
@@ -167,6 +291,101 @@ def test_damaged_exif_data_do_not_cost_the_picture() -> None:
     assert read(bytes(content), LARGE).pixels_HWC.shape in ((30, 40, 3), (40, 30, 3))
 
 
+def jpegs() -> list[bytes]:
+    noise = Image.effect_noise((61, 47), 60).convert("RGB")
+    smooth = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
+    ways: list[dict[str, object]] = [
+        {}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"optimize": True}, {"restart_marker_rows": 1},
+    ]  # fmt: skip
+    return [encoded(image, "JPEG", **way) for image in (noise, smooth, noise.convert("L")) for way in ways]
+
+
+JPEGS = jpegs()
+
+
+@pytest.mark.parametrize("number", range(len(JPEGS)))
+def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(number: int) -> None:
+    """Padding before the end marker, no end marker, bytes between markers: all the picture is there."""
+    good = JPEGS[number]
+    tables = good.index(b"\xff\xdb")
+    faults = {
+        "no end": good[:-2],
+        "half an end": good[:-1],
+        "zeros": good[:-2] + bytes(300) + good[-2:],
+        "zeros and no end": good[:-2] + bytes(300),
+        "0xFF and zeros": good[:-2] + b"\xff\xff" + bytes(30) + good[-2:],
+        "between markers": good[:tables] + b"\0junk" + good[tables:],
+        "two faults": good[:tables] + b"\0junk" + good[tables:-2] + bytes(9),
+    }
+    for fault, content in faults.items():
+        decoded = read(content, LARGE)
+        assert decoded.note, fault
+        assert (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all(), fault
+    for harmless in (good, good + b"trailing", good[:-2] + b"\xff\xff" + good[-2:]):
+        assert not read(harmless, LARGE).note
+
+
+@settings(deadline=None)
+@given(st.sampled_from(JPEGS), st.floats(0, 1), st.sampled_from([b"", bytes(50)]))
+def test_a_jpeg_without_a_part_of_its_scans_is_refused(good: bytes, place: float, end: bytes) -> None:
+    """Wherever it is cut, and also where the zeros of a lost block of the disk follow."""
+    cut = int(place * (len(good) - 3))
+    with pytest.raises(UnreadableImage):
+        read(good[:cut] + end, LARGE)
+
+
+def test_damage_and_a_harmless_fault_are_damage() -> None:
+    """libjpeg reports only the first of several faults."""
+    for good in JPEGS:
+        tables, middle = good.index(b"\xff\xdb"), len(good) - len(good) // 4
+        damaged = good[:tables] + b"\0junk" + good[tables:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
+        for content in (damaged, damaged[:-2], damaged[:-2] + bytes(20) + damaged[-2:]):
+            with pytest.raises(UnreadableImage, match="damaged"):
+                read(content, LARGE)
+
+
+def test_damage_in_a_jpeg_of_print_colours_is_noticed() -> None:
+    """Those go through Pillow, which says nothing of it."""
+    noise = Image.effect_noise((64, 64), 80)
+    content = bytearray(encoded(Image.merge("CMYK", [noise] * 4), "JPEG"))
+    content[len(content) // 2 : len(content) // 2 + 30] = bytes(range(210, 240))
+    with pytest.raises(UnreadableImage, match="damaged"):
+        read(bytes(content), PLAIN)
+
+
+def pages(*kinds: int) -> bytes:
+    """A TIFF with a page of each NewSubfileType; full ones are white, all others black."""
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for kind in kinds:
+            side, grey = (64, 32)[kind & 1], 0 if kind else 255
+            writer.write(np.full((side, side), grey, np.uint8), subfiletype=kind, photometric="minisblack")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (0, 1, 1, 1), (1, 0), (1, 0, 1)])
+def test_a_tiff_with_reduced_pages_is_one_picture(kinds: tuple[int, ...]) -> None:
+    """Overviews of maps and thumbnails of scanners, before or behind the picture."""
+    decoded = read(pages(*kinds), PLAIN)
+    assert (decoded.width, decoded.height) == (64, 64)
+    assert (decoded.pixels_HWC == 255).all()
+
+
+def test_a_tiff_of_several_pictures_is_refused() -> None:
+    """Nobody knows which of them is meant."""
+    with pytest.raises(UnreadableImage, match="several pages"):
+        read(pages(0, 1, 0), PLAIN)
+
+
+def test_a_photo_with_thumbnails_is_a_photo() -> None:
+    """HEIC files of phones hold small versions, and sometimes other images behind the first."""
+    pillow_heif.register_heif_opener()
+    photo = Image.new("RGB", (128, 96), (200, 0, 0))
+    assert read(encoded(photo, "HEIF", thumbnails=[32, 64]), PLAIN).width == 128
+    second = encoded(photo, "HEIF", save_all=True, append_images=[Image.new("RGB", (64, 64))], primary_index=0)
+    assert read(second, PLAIN).width == 128
+
+
 def test_any_broken_file_has_a_reason_and_no_other_error() -> None:
     """Bytes of good files overwritten at random: an image or UnreadableImage, whatever Pillow raises."""
     draw = np.random.default_rng(0)
@@ -190,7 +409,48 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) ->
         read(JPEG, PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"hello, I am text", "not an image"),
+        (b"", "not an image"),
+        (JPEG, "more than any image"),
+        (b"\0\0\x0a" + bytes(9) + b"\xff\xff\xff\xff\x18\0", "more than .* pixels"),  # a TGA of 65,535 x 65,535
+    ],
+)
+def test_a_huge_file_is_not_read(tmp_path: Path, start: bytes, reason: str) -> None:
+    """200 GB (of holes) that are no image, or only begin like one."""
+    (tmp_path / "huge.jpg").write_bytes(start)
+    os.truncate(tmp_path / "huge.jpg", 200 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match=reason):
+            content_of(tmp_path / "huge.jpg")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_image_is_read_whatever_its_format(tmp_path: Path) -> None:
+    """Those that are over the size from which on the start is looked at; some formats have no mark there."""
+    noise = Image.effect_noise((1100, 1100), 80)
+    for kind in ("PNG", "TIFF", "BMP", "TGA", "JPEG2000", "WEBP"):
+        (tmp_path / kind).write_bytes(encoded(noise, kind, **({"lossless": True} if kind == "WEBP" else {})))
+        os.truncate(tmp_path / kind, max(2 << 20, (tmp_path / kind).stat().st_size))
+        assert load(tmp_path / kind, PLAIN).shape == (8, 8, 3)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    """A FIFO would wait for ever, and /dev/zero never ends."""
+    os.mkfifo(tmp_path / "fifo.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+    for path in (tmp_path / "fifo.jpg", tmp_path / "socket.jpg", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValueError, match=f"{path}: it is not a regular file"):
+            load(path, PLAIN)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """The sentence holds the path and what to do."""
-    with pytest.raises(ValueError, match=r"gone\.png: cannot be read \(No such file"):
+    with pytest.raises(ValueError, match=r"gone\.png: it cannot be opened: No such file"):
         load(tmp_path / "gone.png", PLAIN)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,11 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+import typer
+from PIL import Image
 
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.commands.shipping import predict
 from pipeline.config import Benchmark, Evaluate, Export, Quantize, Train
 from pipeline.inference.predictor import Predictor
 from pipeline.stages.benchmark import benchmark
@@ -56,6 +62,30 @@ def test_what_is_no_number_is_not_exported(card: ModelCard, dataset: Dataset, tm
     images, labels = dataset.of("val")
     with pytest.raises(ValueError, match="differs from torch by nan in a probability"):
         export(network, card, images, labels, Export(), tmp_path / "fp32.onnx")
+
+
+def test_predict_scales_as_ingest_did_and_never_waits(
+    card: ModelCard,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is white travels in the file of the model; a FIFO and a device are a sentence each, and exit code 1."""
+    of_12_bits = replace(card, preprocessing=replace(card.preprocessing, white={"uint16": 4095}))
+    images, labels = dataset.of("val")
+    export(fresh(card).eval(), of_12_bits, images, labels, Export(), tmp_path / "fp32.onnx")
+    monkeypatch.setattr("pipeline.registry.load", lambda *_: Predictor(tmp_path / "fp32.onnx"))
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray((grey * (4095 / 255)).round().astype(np.uint16)).save(tmp_path / "12.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    with pytest.raises(typer.Exit):
+        predict([tmp_path / name for name in ("8.png", "12.png", "fifo.png", "/dev/zero")], as_json=True)
+    said = capsys.readouterr()
+    eight, twelve = json.loads(said.out)
+    assert eight["top5"] == twelve["top5"]
+    assert "fifo.png: it is not a regular file" in said.err and "/dev/zero: it is not a regular file" in said.err
 
 
 def test_the_onnx_file_agrees_with_torch_for_any_batch(

@@ -19,14 +19,13 @@ def ingest(
     """Read the source, decode and measure every image."""
     from pipeline.artifacts import unreadable, write_json, write_table
     from pipeline.stages.ingest import ingest as run
-    from pipeline.stages.ingest import preprocessing_of
 
     config = load(params).ingest
     with summary("ingest") as facts:
         found = run(config, images)
         write_table(manifest, found.manifest)
         write_table(quarantine, found.quarantine)
-        write_json(preprocessing, preprocessing_of(config).record())
+        write_json(preprocessing, found.preprocessing.record())
         classes, aside = found.manifest["class"].nunique(), unreadable(found.quarantine)
         facts += [f"{len(found.manifest):,} images", f"{classes} classes", f"{len(aside):,} set aside"]
     for note in found.notes:

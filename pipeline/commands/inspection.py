@@ -46,7 +46,7 @@ def data(
             html = gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels)
             page.write_text(html, encoding="utf-8")
             print(f"\nthumbnails of all findings: {page}")
-    for note in notes or found.notes:
+    for note in dict.fromkeys([*notes, *found.notes]):
         print(f"note: {note}")
     findings.raise_critical(result.findings)
 

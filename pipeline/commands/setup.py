@@ -122,14 +122,18 @@ def _watched(root: Path) -> str:
 
 def _typical_side(images: Path, files: list[Path]) -> int:
     """32, 64 or 128: the largest that the median image fills; larger pictures are brought down to 128."""
+    from io import BytesIO
+
     from PIL import Image
     from pillow_heif import register_heif_opener
+
+    from pipeline.image_files import content_of
 
     register_heif_opener()
     sides: list[int] = []
     for file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(BytesIO(content_of(file))) as image:
                 sides.append(min(image.size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # `ingest` will say what is wrong with it

@@ -54,7 +54,7 @@ def predict(
     """Classify image files with the champion."""
     import numpy as np
 
-    from pipeline.preprocessing import load as load_image
+    from pipeline.image_files import load as load_image
     from pipeline.registry import load as load_model
     from pipeline.tracking import explained
 

@@ -11,7 +11,7 @@ from pipeline.config.section import OpenShare, Positive, Section, Seed, Share, S
 
 CheckName = Literal[
     "known_classes", "class_names", "class_images", "readable", "one_label", "near_one_label", "leakage", "copies",
-    "near_duplicates", "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier",
+    "near_duplicates", "intact", "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier",
     "sharpness_outlier", "colour", "drift",
 ]  # fmt: skip
 

@@ -22,6 +22,7 @@ NAMED = 100  # files that could not be read
 MEASURED = {
     "class_images": ("class_images", "images of the class: {:,}"),
     "balance": ("times_smaller", "{:.0f} x fewer than the largest class"),
+    "intact": ("note", "{}"),
     "side": ("short_side", "{:.0f} pixels"),
     "aspect": ("aspect", "{:.1f} : 1"),
     "size": ("size_ratio", "{:.1f} x the median, or a fraction of it"),

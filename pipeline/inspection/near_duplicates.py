@@ -16,6 +16,8 @@ import pandas as pd
 from pipeline.artifacts import ImageRows
 
 COMPARED = 1 << 20  # hashes that are compared at once: 8 MB
+LOOKED_AT = 1 << 15  # pairs of thumbnails that are correlated at once: 75 MB
+AHEAD = 8  # blocks of candidates that may wait, of up to 16 MB each
 CONFIRMED = 1 << 25  # bytes of pixels that are looked at at once
 SIDE, TINY = 32, 8  # pictures are compared at this size or less, and before that as thumbnails of that size
 DOUBT = 0.1  # by which the correlation of thumbnails may be lower than that of the pictures
@@ -32,9 +34,10 @@ def find_pairs(
     of brightness and contrast do not touch. Every image is compared with every other: 60,000 take seconds, a million
     minutes. Raises ValueError where there are more than `most` pairs an image, which are too many to be copies.
     """
+    nothing = pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})
     if min_similarity >= 1:  # exact copies are found by their checksum
-        return pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})
-    found, count = [], 0
+        return nothing
+    found, count = [nothing], 0
     tiny = _tiny(images)
     for left, right in _candidates(hashes, max_hash_distance):
         likely = _correlation(tiny[left], tiny[right]) >= min_similarity - DOUBT
@@ -52,7 +55,7 @@ def find_pairs(
 
 
 def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of pairs (first, second) whose hashes differ in at most `most` bits; the last may be empty."""
+    """Some pairs at a time (first, second) whose hashes differ in at most `most` bits."""
     step = max(1, COMPARED // max(1, len(hashes)))
 
     def compare(start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +65,11 @@ def _candidates(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.
         return row[later] + start, column[later] + start
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter while it compares
-        yield from pool.map(compare, range(0, len(hashes), step))
+        starts = range(0, len(hashes), step)
+        for i in range(0, len(starts), AHEAD):  # `map` would compare all, however slowly they are used
+            for first, second in pool.map(compare, starts[i : i + AHEAD]):
+                for j in range(0, len(first), LOOKED_AT):
+                    yield first[j : j + LOOKED_AT], second[j : j + LOOKED_AT]
 
 
 def _similarity(images: ImageRows, first: np.ndarray, second: np.ndarray) -> np.ndarray:

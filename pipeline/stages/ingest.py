@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.artifacts import ImageArrayWriter
+from pipeline.bit_depth import UNDECIDED, WIDEST, whites
 from pipeline.config import Ingest
 from pipeline.datasets import Entry, find
 from pipeline.decoding import Block, decode
@@ -31,11 +32,13 @@ AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 @dataclass(frozen=True)
 class Ingested:
     """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others and of
-    class folders without images. `notes`: what people should know of the source."""
+    class folders without images. `notes`: what people should know of the source. `preprocessing`: the configured one,
+    with what was found to be white."""
 
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
     notes: list[str]
+    preprocessing: Preprocessing
 
 
 def preprocessing_of(config: Ingest) -> Preprocessing:
@@ -46,8 +49,9 @@ def preprocessing_of(config: Ingest) -> Preprocessing:
 def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
 
-    The manifest's columns: path, class, source_split, group, width, height, mode, format, bytes, sha256, and those of
-    `pipeline.measures.measure`. Memory is bounded by a few blocks, but for the manifest itself.
+    The manifest's columns: those of `pipeline.decoding.FOUND` and of `pipeline.inspection.measures.measure`. Memory is
+    bounded by a few blocks, but for the manifest itself. What is white in images of more than 8 bits is known when all
+    are decoded: their blocks are then decoded again, unless all 16 bits are used.
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
@@ -57,18 +61,33 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     ):
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
         entries = source.entries
+        step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
+        jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
         columns: list[dict[str, Any]] = []
         quarantined: list[tuple[str, str, str]] = []
+        peaks: list[dict[str, float]] = []
+        starts: list[int] = []
         with (
             ImageArrayWriter(images, config.image_size) as writer,
             tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
         ):
-            for block in _decoded(entries, prepared, pool, workers):
+            for block in _decoded(jobs, replace(prepared, white=UNDECIDED), pool, workers):
+                starts.append(writer.count)
                 writer.append(block.pixels_NHWC)
                 columns.append(block.columns)
                 quarantined += block.quarantined
+                peaks.append(block.peaks)
                 bar.update(len(block.pixels_NHWC) + len(block.quarantined))
-    return Ingested(_joined(columns), pd.DataFrame(quarantined, columns=["path", "class", "reason"]), source.notes)
+        white = whites({kind: max(block.get(kind, 0) for block in peaks) for kind in sorted(set().union(*peaks))})
+        prepared = replace(prepared, white=white)
+        again = [i for i, block in enumerate(peaks) if any(white[kind] != WIDEST for kind in block)]
+        for i, block in zip(again, _decoded([jobs[i] for i in again], prepared, pool, workers), strict=True):
+            if block.columns["path"] != columns[i]["path"]:
+                raise ValueError(f"{config.root}: files changed while they were read: run it again")
+            np.load(images, mmap_mode="r+")[starts[i] : starts[i] + len(block.pixels_NHWC)] = block.pixels_NHWC
+            columns[i] = block.columns
+    table = pd.DataFrame(quarantined, columns=["path", "class", "reason"])
+    return Ingested(_joined(columns), table, [*source.notes, *prepared.decided()], prepared)
 
 
 def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:
@@ -90,11 +109,9 @@ def _pool(workers: int, preprocessing: Preprocessing) -> ProcessPoolExecutor:
 
 
 def _decoded(
-    entries: list[Entry], preprocessing: Preprocessing, pool: ProcessPoolExecutor, workers: int
+    jobs: list[list[Entry]], preprocessing: Preprocessing, pool: ProcessPoolExecutor, workers: int
 ) -> Iterator[Block]:
-    """Blocks in the order of `entries`, whatever the number of processes."""
-    step = max(1, min(BLOCK, BLOCK_BYTES // (preprocessing.size**2 * 3)))
-    jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
+    """Blocks in the order of `jobs`, whatever the number of processes."""
     if workers == 1:
         yield from (decode(job, preprocessing) for job in jobs)
         return
