@@ -58,8 +58,8 @@ class Train(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     # Where the images are while training: resident on the device, streamed from disk, auto = resident if they fit.
     images: Literal["auto", "resident", "streamed"] = "auto"
-    # Images that go through the network at once, of a batch, and that batch norm sees; 0 = 32 a core on a CPU, where
-    # they stay in the cache, and the whole batch on a GPU.
+    # Images of a batch that go through the network at once, at most, and that batch norm normalizes over; 0 = 32 on a
+    # CPU, however many cores it has, and the whole batch on a GPU.
     micro_batch: Annotated[int, Field(ge=0)] = 0
     # true: torch.compile, which costs a minute at the start and needs a C++ compiler.
     compile: bool = False
