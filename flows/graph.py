@@ -35,6 +35,33 @@ def read_changed(root: Path) -> frozenset[str]:
         return frozenset(_address(stage) for stage in repo.index.stages if stage.addressing in status)
 
 
+def release_dead(root: Path) -> None:
+    """Remove the locks of DVC processes that were killed and whose number another process has since.
+
+    DVC does so where no process has the number; else it would wait for a stranger for ever.
+    """
+    from dvc.rwlock import _edit_rwlock
+
+    with (
+        _open_repo(root) as repo,
+        _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock")) as lock,
+    ):
+        lock["write"] = {path: holder for path, holder in lock["write"].items() if _lives(holder)}
+        kept = {path: [holder for holder in holders if _lives(holder)] for path, holders in lock["read"].items()}
+        lock["read"] = {path: holders for path, holders in kept.items() if holders}
+
+
+def _lives(holder: Mapping[str, Any]) -> bool:
+    import psutil
+
+    try:
+        return str(holder["cmd"]).split()[-1] in " ".join(psutil.Process(holder["pid"]).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # of another user: DVC must judge
+        return True
+
+
 def find_fresh(upstream: Mapping[str, Set[str]], changed: Set[str]) -> frozenset[str]:
     """The stages with nothing to do: unchanged, and so is everything above them."""
     fresh: set[str] = set()

@@ -85,6 +85,7 @@ class Children:
         try:
             with child, _guard(child):
                 assert child.stdout is not None
+                threading.Thread(target=_stop_orphans, args=[child], daemon=True).start()
                 for line in read_lines(child.stdout):
                     lines.append(line)
                     on_line(line)
@@ -102,6 +103,12 @@ class Children:
             self._stopping = True
             running = list(self._running)
         _stop_groups(running)
+
+
+def _stop_orphans(child: subprocess.Popen[bytes]) -> None:
+    """A DVC that is killed leaves its command behind: unseen, and with our pipe open until it ends."""
+    if child.wait() < 0:
+        _stop_groups([child])
 
 
 @contextmanager

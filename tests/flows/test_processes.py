@@ -112,3 +112,17 @@ def test_a_killed_flow_takes_its_children_along(tmp_path: Path) -> None:
         assert not is_gone(pid)
         flow.kill()
     wait_until(lambda: is_gone(pid))
+
+
+def test_a_killed_leader_takes_its_children_along() -> None:
+    """DVC alone is killed, say for want of memory: what it started holds the output open, and must not go on."""
+    pids: list[int] = []
+
+    def kill_leader(line: str) -> None:
+        pids.append(int(line))
+        os.kill(int(Path(f"/proc/{line}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+    started = time.monotonic()
+    finished = shell(FAMILY, kill_leader)
+    assert finished.code == -signal.SIGKILL
+    assert is_gone(pids[0]) and time.monotonic() - started < 10
