@@ -4,6 +4,8 @@
 A stage's address is what `dvc repro` takes, such as `split` or `train@simple_cnn`.
 """
 
+import subprocess
+import sys
 from collections.abc import Mapping, Set
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -33,6 +35,16 @@ def read_changed(root: Path) -> frozenset[str]:
         status = repo.status(check_updates=False)
         # The keys of a status are relative to the caller's folder, as `addressing` is.
         return frozenset(_address(stage) for stage in repo.index.stages if stage.addressing in status)
+
+
+def keep_to(root: Path) -> None:
+    """Tell DVC that a project without a repository of its own, such as an unpacked zip, has none.
+
+    DVC would stage its files in a repository of a folder above, or without any refuse to run.
+    """
+    if not (root / ".git").exists():
+        command = [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"]
+        subprocess.run(command, cwd=root, check=True)
 
 
 def release_dead(root: Path) -> None:

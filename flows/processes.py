@@ -1,6 +1,7 @@
 """Child processes: stream what they print, and stop them with all that they started when the flow stops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,11 +50,12 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:
-    """The lines that say something. Of a progress bar, which rewrites its line, only the last state."""
+    """The lines that say something, without passwords in URLs. Of a progress bar, which rewrites its line, only the
+    last state."""
     for raw in stream:
         line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
         if line:
-            yield line
+            yield re.sub(r"(?<=://)[^\s/@]*:[^\s/]*@", "***@", line)
 
 
 class Children:

@@ -8,16 +8,22 @@ one at a time.
 """
 
 import os
+import warnings
 
 if __name__ == "__main__":  # Prefect looks at these as soon as it is imported
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # `check_home` says it better
+    # Prefect's server for this run is on this machine: no proxy can reach it
+    if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},127.0.0.1,localhost,::1".lstrip(",")
 
 import argparse
 import logging
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +36,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.graph import find_alone, find_fresh, read_changed, read_graph, release_dead
+from flows.graph import find_alone, find_fresh, keep_to, read_changed, read_graph, release_dead
 from flows.processes import Children, Finished, Stopped, child_environment
 from flows.ui import show_comparison, show_report, show_stages, wait_until_recorded
 
@@ -60,6 +67,7 @@ def training(parallel: int = 2, promote: bool = True) -> None:
 def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
     """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order."""
     check_parallel(parallel)
+    keep_to(root)
     release_dead(root)
     upstream = read_graph(root)
     fresh = find_fresh(upstream, _changed_stages(root, upstream))
@@ -125,6 +133,16 @@ def check_parallel(parallel: int) -> None:
     """Refuse a number of stages at a time with which none would ever start."""
     if parallel < 1:
         raise ValueError(f"parallel, the number of stages that run at a time, must be 1 or more: {parallel}")
+
+
+def check_home() -> None:
+    """Refuse a home of Prefect's that cannot be written: its server for this run would time out much later."""
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise ValueError(f"{home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder") from None
 
 
 def judge(name: str, finished: Finished) -> State[None]:
@@ -197,6 +215,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         check_parallel(options.parallel)
+        if not PREFECT_API_URL.value():
+            check_home()
         training(parallel=options.parallel, promote=not options.no_promote)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from pipeline import registry
+from pipeline.__main__ import main
 from pipeline.artifacts import LINEAGE, Dataset, ModelCard, sha256, write_json, write_table
 from pipeline.config import Export, Params, Registry
 from pipeline.registry import choose, promote, register
@@ -504,3 +505,28 @@ def test_a_memo_of_another_training_opens_a_new_run(artifacts: Path, params: Par
     with live_run(params, MODEL, memo, "two") as new:
         pass
     assert new.run_id not in (other.run_id, first.run_id)
+
+
+@pytest.mark.parametrize("verb", [["promote"], ["register"], ["lr-find", "simple_cnn"]])
+def test_a_verb_before_the_stages_says_what_to_run_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    """Nothing is wrong with the disk: the stages have not run."""
+    shutil.copy(Path(registry.__file__).parent.parent / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", *verb])
+    with pytest.raises(SystemExit, match=r"artifacts/.* does not exist: run `dvc repro` first"):
+        main()
+
+
+def test_a_file_that_track_misses_is_named_and_not_put_down_to_mlflow(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a person an error; a stage goes on."""
+    shutil.copy(Path(registry.__file__).parent.parent / "params.yaml", Path.cwd())
+    (artifacts / "train" / MODEL / "history.csv").unlink()
+    monkeypatch.setattr(sys, "argv", ["pipeline", "track", "--artifacts", str(artifacts)])
+    with pytest.raises(SystemExit, match=r"history\.csv does not exist: run `dvc repro` first"):
+        main()
+    sync_or_warn(params, MODEL, artifacts)
+    assert "history.csv" in capsys.readouterr().err

@@ -145,20 +145,22 @@ def forgiving(what: str) -> Iterator[_Attempt]:
     try:
         with explained():
             yield attempt
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         attempt.failed = True
         print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between us and MLflow becomes a ValueError with one sentence."""
+    """What goes wrong between us and MLflow becomes a ValueError with one sentence; a missing file stays what it is."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
+    except FileNotFoundError:
+        raise
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         reason = " ".join(masked(str(error)).split())[:200]
         uri = masked(os.environ["MLFLOW_TRACKING_URI"])

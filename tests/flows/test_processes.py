@@ -57,6 +57,12 @@ def test_a_progress_bar_is_one_line() -> None:
     assert list(read_lines(stream)) == ["first", " 100%", "\ufffd last"]
 
 
+def test_no_password_reaches_the_log() -> None:
+    """Whoever prints the URL: DVC of its remote, a library in its traceback."""
+    stream = io.BytesIO(b"error at postgresql://user:se@cret@host/db, see https://example.org/a@b\n")
+    assert list(read_lines(stream)) == ["error at postgresql://***@host/db, see https://example.org/a@b"]
+
+
 def test_children_run_the_python_that_runs_the_flow() -> None:
     """`python` in a stage's command is found without an activated environment."""
     assert shell("command -v python").lines == (str(Path(sys.executable).parent / "python"),)

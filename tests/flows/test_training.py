@@ -173,7 +173,7 @@ def test_results_are_shown_in_the_ui(toy: Path) -> None:
 def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy: Path, tmp_path: Path) -> None:
     """`python -m flows.training` needs no server, and its exit code tells how it went."""
     shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    (toy / "pipeline.py").write_text("raise SystemExit('error: no model')\n")
+    (toy / "pipeline.py").write_text("import os\nraise SystemExit('error: no model, ' + os.environ['NO_PROXY'])\n")
 
     def terminal(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.training", *arguments]
@@ -183,9 +183,15 @@ def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy:
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: parallel, the number of stages")
     assert refused.stderr.count("\n") == 1
-    bad = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "prefect"))
+    (tmp_path / "file").touch()
+    homeless = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "file" / "prefect"))
+    assert homeless.returncode == 1 and "set PREFECT_HOME" in homeless.stderr
+    assert homeless.stderr.count("\n") == 1
+    dead = "http://127.0.0.1:9"  # a proxy would not find this machine's own server
+    proxies = {"http_proxy": dead, "HTTP_PROXY": dead, "ALL_PROXY": dead, "no_proxy": "", "NO_PROXY": "example.org"}
+    bad = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "prefect"), **proxies)
     assert (bad.returncode, bad.stdout) == (1, "")
-    assert bad.stderr.splitlines()[-1] == "error: register failed: no model"
+    assert bad.stderr.splitlines()[-1] == "error: register failed: no model, example.org,127.0.0.1,localhost,::1"
     (toy / "pipeline.py").write_text("import sys\nprint(sys.argv[1], 'done')\n")
     good = terminal("--no-promote", PREFECT_API_URL=str(PREFECT_API_URL.value()))
     assert good.returncode == 0, good.stderr
