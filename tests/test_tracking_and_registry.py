@@ -209,8 +209,8 @@ def test_a_server_that_never_answers_costs_seconds_once(
         for _ in range(20):
             sync_or_warn(params, MODEL, artifacts)
         assert time.monotonic() - started < 5
-        assert capsys.readouterr().err.count("no answer within") == 1
-        with pytest.raises(ConnectionError, match="no answer within"):  # a person who asks gets a fresh answer
+        assert capsys.readouterr().err.count("timed out") == 1
+        with pytest.raises(OSError, match="timed out"):  # a person who asks gets a fresh answer
             connect()
 
 
@@ -274,7 +274,8 @@ connect().search_experiments()
 
 def test_a_store_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     """SIGKILL at many moments: MLflow itself would leave tables half migrated, with which it never starts again."""
-    env = os.environ | {"PYTHONPATH": str(Path(registry.__file__).parent.parent), "MLFLOW_TRACKING_URI": ""}
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env["PYTHONPATH"] = str(Path(registry.__file__).parent.parent)
     command = [sys.executable, "-c", MAKER, "2"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -26,7 +26,7 @@ LOCAL = "127.0.0.1,localhost,::1"
 def connect() -> MlflowClient:
     """A client of MLFLOW_TRACKING_URI, or of the embedded default: `mlflow.db` and `mlruns/` in the current folder.
 
-    Raises ConnectionError if it is a server that does not answer within some seconds.
+    Raises OSError if it is a server that does not answer within some seconds.
     """
     uri = _address()
     _ask(uri)
@@ -41,15 +41,15 @@ def connect() -> MlflowClient:
 
 
 def expect_server() -> None:
-    """For stages, each a process of its own: raises ConnectionError if the server does not answer, or did not for one
-    of them a short while ago."""
+    """For stages, each a process of its own: raises OSError if the server does not answer, or did not for one of them
+    a short while ago."""
     uri = _address()
-    seconds = time.time() - AWAY.stat().st_mtime if AWAY.exists() and AWAY.read_text() == uri else AWAY_SECONDS
-    if seconds < AWAY_SECONDS:
-        raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
+    with suppress(FileNotFoundError):
+        if AWAY.read_text() == uri and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
+            raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
     try:
         _ask(uri)
-    except ConnectionError:
+    except OSError:
         AWAY.parent.mkdir(exist_ok=True)
         AWAY.write_text(uri)
         raise
@@ -77,18 +77,13 @@ def _address() -> str:
 
 
 def _ask(uri: str) -> None:
-    if not uri.startswith(("http://", "https://")):
-        return
+    """Raise OSError if the server does not answer, whatever it answers."""
     import requests
 
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
-    except requests.exceptions.SSLError:
-        pass  # it answers; whether to trust it is for MLflow, which has variables for that
-    except requests.Timeout as error:
-        raise ConnectionError(f"no answer within {ANSWER_SECONDS:g} s") from error
-    except requests.ConnectionError as error:
-        raise ConnectionError(str(error)) from error
+    # Whether to trust its certificate is for MLflow, which has variables for that
+    with suppress(requests.exceptions.SSLError):
+        if uri.startswith(("http://", "https://")):
+            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
 
 
 def _opened(path: Path, uri: str) -> MlflowClient:
