@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
@@ -113,14 +116,34 @@ def live_run(
     `wanted`: no run, for the processes of a team that do not lead it.
     """
     live = LiveRun(params, model, memo, key, again=0.0 if wanted else math.inf)
-    live.send("the start of the run")
+    with _only_one(memo if wanted else None, model):
+        live.send("the start of the run")
+        try:
+            with _system_metrics(live):
+                yield live
+        except BaseException as error:
+            live.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        live.close("FINISHED")
+
+
+@contextmanager
+def _only_one(memo: Path | None, model: str) -> Iterator[None]:
+    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run."""
+    if memo is None:
+        yield
+        return
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(memo.with_name(f"{memo.name}.lock"))
     try:
-        with _system_metrics(live):
-            yield live
-    except BaseException as error:
-        live.close("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    live.close("FINISHED")
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another training of {model} goes on: waiting for it to end", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _reopened(client: MlflowClient, memo: Path | None, key: str) -> str:
