@@ -4,6 +4,8 @@
 A stage's address is what `dvc repro` takes, such as `split` or `train@simple_cnn`.
 """
 
+import subprocess
+import sys
 from collections.abc import Mapping, Set
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -33,6 +35,43 @@ def read_changed(root: Path) -> frozenset[str]:
         status = repo.status(check_updates=False)
         # The keys of a status are relative to the caller's folder, as `addressing` is.
         return frozenset(_address(stage) for stage in repo.index.stages if stage.addressing in status)
+
+
+def keep_to(root: Path) -> None:
+    """Tell DVC that a project without a repository of its own, such as an unpacked zip, has none.
+
+    DVC would stage its files in a repository of a folder above, or without any refuse to run.
+    """
+    if not (root / ".git").exists():
+        command = [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"]
+        subprocess.run(command, cwd=root, check=True)
+
+
+def release_dead(root: Path) -> None:
+    """Remove the locks of DVC processes that were killed and whose number another process has since.
+
+    DVC does so where no process has the number; else it would wait for a stranger for ever.
+    """
+    from dvc.rwlock import _edit_rwlock
+
+    with (
+        _open_repo(root) as repo,
+        _edit_rwlock(repo.tmp_dir, repo.fs, repo.config["core"].get("hardlink_lock")) as lock,
+    ):
+        lock["write"] = {path: holder for path, holder in lock["write"].items() if _lives(holder)}
+        kept = {path: [holder for holder in holders if _lives(holder)] for path, holders in lock["read"].items()}
+        lock["read"] = {path: holders for path, holders in kept.items() if holders}
+
+
+def _lives(holder: Mapping[str, Any]) -> bool:
+    import psutil
+
+    try:
+        return str(holder["cmd"]).split()[-1] in " ".join(psutil.Process(holder["pid"]).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # of another user: DVC must judge
+        return True
 
 
 def find_fresh(upstream: Mapping[str, Set[str]], changed: Set[str]) -> frozenset[str]:

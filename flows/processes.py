@@ -1,6 +1,7 @@
 """Child processes: stream what they print, and stop them with all that they started when the flow stops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,11 +50,12 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:
-    """The lines that say something. Of a progress bar, which rewrites its line, only the last state."""
+    """The lines that say something, without passwords in URLs. Of a progress bar, which rewrites its line, only the
+    last state."""
     for raw in stream:
         line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
         if line:
-            yield line
+            yield re.sub(r"(?<=://)[^\s/@]*:[^\s/]*@", "***@", line)
 
 
 class Children:
@@ -85,6 +87,7 @@ class Children:
         try:
             with child, _guard(child):
                 assert child.stdout is not None
+                threading.Thread(target=_stop_orphans, args=[child], daemon=True).start()
                 for line in read_lines(child.stdout):
                     lines.append(line)
                     on_line(line)
@@ -102,6 +105,12 @@ class Children:
             self._stopping = True
             running = list(self._running)
         _stop_groups(running)
+
+
+def _stop_orphans(child: subprocess.Popen[bytes]) -> None:
+    """A DVC that is killed leaves its command behind: unseen, and with our pipe open until it ends."""
+    if child.wait() < 0:
+        _stop_groups([child])
 
 
 @contextmanager

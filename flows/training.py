@@ -2,25 +2,32 @@
 
     python -m flows.training [--parallel N] [--no-promote]
 
-Two runs in one workspace at the same time do no harm, since DVC serializes its bookkeeping, but they may do
-work twice, and a stage that the other run is busy with is tried again and fails at last. The deployment in
-`prefect.yaml` therefore runs one at a time.
+Two runs in one workspace at the same time do no harm, since DVC serializes its bookkeeping and a stage that the
+other run is busy with is waited for, but they may do work twice. The deployment in `prefect.yaml` therefore runs
+one at a time.
 """
 
 import os
+import warnings
 
 if __name__ == "__main__":  # Prefect looks at these as soon as it is imported
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # `check_home` says it better
+    # Prefect's server for this run is on this machine: no proxy can reach it
+    if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},127.0.0.1,localhost,::1".lstrip(",")
 
 import argparse
 import logging
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from uuid import UUID
 
@@ -29,9 +36,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.graph import find_alone, find_fresh, read_changed, read_graph
+from flows.graph import find_alone, find_fresh, keep_to, read_changed, read_graph, release_dead
 from flows.processes import Children, Finished, Stopped, child_environment
 from flows.ui import show_comparison, show_report, show_stages, wait_until_recorded
 
@@ -39,9 +47,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = Path("artifacts/benchmark/benchmark.json")
 REPORT = Path("artifacts/report/report.html")
 
-# Another try may help against a lock that another DVC holds, and when a command says so (EX_TEMPFAIL).
-MAY_PASS = re.compile(r"ERROR: .*(exited with 75$|Unable to acquire lock|is busy, it is being blocked)")
-COMMAND_FAILED = re.compile(r"ERROR: .*exited with -?\d+$")
+# Another DVC works on the same files. `--wait-for-lock` waits for DVC's bookkeeping only.
+BUSY = re.compile(r"ERROR: .*(Unable to acquire lock|is busy, it is being blocked)")
+PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds between two looks; the last one again and again, as a training takes hours
+COMMAND_FAILED = re.compile(r"ERROR: .*exited with (-?\d+)$")
 
 
 class TrainingFailed(RuntimeError):
@@ -58,6 +67,8 @@ def training(parallel: int = 2, promote: bool = True) -> None:
 def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
     """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order."""
     check_parallel(parallel)
+    keep_to(root)
+    release_dead(root)
     upstream = read_graph(root)
     fresh = find_fresh(upstream, _changed_stages(root, upstream))
     # By the whole graph, not by what is left to do: a stage always gets the same number of threads, hence the
@@ -82,14 +93,19 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
         if name in fresh:
             return Completed(name="Cached", message="nothing changed")
         env = child_environment({} if name in alone else _thread_share(parallel))
-        with slots:
-            started = time.monotonic()
-            try:
-                finished = children.run(commands[name], root, env, get_run_logger().info)
-            except Stopped as stopped:
-                return Cancelled(message=str(stopped))
-            finally:
-                seconds[name] = time.monotonic() - started
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            with slots:
+                started = time.monotonic()
+                try:
+                    finished = children.run(commands[name], root, env, get_run_logger().info)
+                except Stopped as stopped:
+                    return Cancelled(message=str(stopped))
+                finally:
+                    seconds[name] = time.monotonic() - started
+            if not any(BUSY.match(line) for line in finished.lines):
+                break
+            get_run_logger().warning("waiting for another process: %s", last_error(finished))
+            time.sleep(pause)
         return judge(name, finished)
 
     futures: dict[str, PrefectFuture[State[None]]] = {}
@@ -119,17 +135,40 @@ def check_parallel(parallel: int) -> None:
         raise ValueError(f"parallel, the number of stages that run at a time, must be 1 or more: {parallel}")
 
 
+def check_home() -> None:
+    """Refuse a home of Prefect's that cannot be written: its server for this run would time out much later."""
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise ValueError(f"{home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder") from None
+
+
 def judge(name: str, finished: Finished) -> State[None]:
     """The state of a stage whose process has ended. A failure is returned, not raised: no traceback."""
     if finished.code == 0:
         skipped = (f"Stage '{name}' didn't change, skipping", f"Stage '{name}' is cached - skipping run")
         return Completed(name="Cached" if any(line.startswith(skipped) for line in finished.lines) else None)
-    transient = finished.code == os.EX_TEMPFAIL or any(MAY_PASS.match(line) for line in finished.lines)
-    return Failed(name="Transient" if transient else None, message=last_error(finished))
+    # Another try may help, says the command itself
+    return Failed(name="Transient" if command_code(finished) == os.EX_TEMPFAIL else None, message=last_error(finished))
+
+
+def command_code(finished: Finished) -> int:
+    """The exit code of the stage's command, which DVC prints, or else of the child."""
+    said = [match for line in finished.lines if (match := COMMAND_FAILED.match(line))]
+    return int(said[-1][1]) if said else finished.code
 
 
 def last_error(finished: Finished) -> str:
-    """The one line that says best what went wrong."""
+    """What says best what went wrong: mostly one line."""
+    code = command_code(finished)
+    number = -code if code < 0 else code - 128  # a shell says 137 for a command that was killed by signal 9
+    if number in set(signal.Signals):
+        what = "out of memory?" if number == signal.SIGKILL else "from outside"
+        return f"it was killed by {signal.Signals(number).name} ({what})"
+    if busy := [i for i, line in enumerate(finished.lines) if BUSY.match(line)]:
+        return " ".join(line.strip() for line in finished.lines[busy[-1] :]).removeprefix("ERROR: ")
     dvc = [line for line in finished.lines if line.startswith("ERROR: ")]
     ours = [line for line in finished.lines if line.startswith("error: ")]
     if not ours and dvc and COMMAND_FAILED.match(dvc[-1]):  # the end of a traceback, say
@@ -176,6 +215,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         check_parallel(options.parallel)
+        if not PREFECT_API_URL.value():
+            check_home()
         training(parallel=options.parallel, promote=not options.no_promote)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from errno import EDQUOT, ENOSPC
 
 import typer
 
@@ -50,10 +51,15 @@ def main() -> None:
     try:
         app()
     except ValueError as error:  # what stages raise for people: the sentence is enough
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        from pipeline.tracking.server import masked
+
+        sys.exit(f"error: {' '.join(masked(str(error)).split())}")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename or error} does not exist: run `dvc repro` first, or check the path")
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        sys.exit(f"error: {where}{error.strerror or error}: check the path, its permissions and the free space")
+        check = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its permissions"
+        sys.exit(f"error: {where}{error.strerror or error}: {check}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Interrupted as stopped:

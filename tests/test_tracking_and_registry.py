@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import os
 import re
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import mlflow
 import numpy as np
@@ -17,11 +26,12 @@ import pytest
 import torch
 
 from pipeline import registry
+from pipeline.__main__ import main
 from pipeline.artifacts import LINEAGE, Dataset, ModelCard, read_json, sha256, write_json, write_table
 from pipeline.config import Export, Params, Registry
 from pipeline.registry import choose, promote, register
 from pipeline.stages.export import export
-from pipeline.tracking import connect, experiment_id, explained, find_run, live_run, sync, sync_or_warn
+from pipeline.tracking import connect, experiment_id, explained, find_run, lineage, live_run, sync, sync_or_warn
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import fresh
 
@@ -33,6 +43,7 @@ HISTORY = pd.DataFrame(
         for e in (1, 2, 3)
     ]
 )  # fmt: skip
+EPOCHS = [{str(key): float(value) for key, value in row.items()} for row in HISTORY.to_dict("records")]
 
 
 def trained_artifacts(folder: Path, card: ModelCard, dataset: Dataset, seed: int = 0) -> Path:
@@ -122,11 +133,12 @@ def test_a_server_that_is_down_costs_a_warning_and_nothing_else(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with live_run(params, MODEL) as live:
-        live.epoch({"epoch": 1.0}, {})
+        live.epoch(EPOCHS[0], {})
         live.finished(artifacts / "train" / MODEL / "checkpoint.safetensors", {})
     sync_or_warn(params, MODEL, artifacts)
     said = capsys.readouterr().err
     assert said.count("not sent: MLflow at http://127.0.0.1:9 failed") == 2
+    assert "gave no answer" in said.splitlines()[-1]  # `sync` believed what the training had found out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{up}")
     sync_or_warn(params, MODEL, artifacts)
     client = connect()
@@ -149,6 +161,175 @@ def test_a_hiccup_leaves_one_complete_run(artifacts: Path, params: Params, monke
     assert sorted((m.step, m.value) for m in history) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     (run,) = client.search_runs([experiment_id(client, params.experiment)])
     assert run.info.status == "FINISHED"
+
+
+def active_runs(params: Params) -> list[mlflow.entities.Run]:
+    client = connect()
+    return list(client.search_runs([experiment_id(client, params.experiment)]))
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_one_checkpoint_is_one_run(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """A training that is done again, say because DVC was killed under it, comes to the same weights: the first run
+    stays the only one, whether the server hears of the second's end or not."""
+    memo = artifacts.parent / "resume" / "train" / MODEL / "run.json"
+    source = artifacts / "train" / MODEL / "checkpoint.safetensors"
+    here = os.environ["MLFLOW_TRACKING_URI"]
+    with live_run(params, MODEL, memo, "key") as first:
+        first.finished(source, {})
+    sync(connect(), params, MODEL, artifacts)
+    with live_run(params, MODEL, memo, "key") as second:
+        assert second.run_id != first.run_id
+        if away:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        second.finished(source, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    assert sync(connect(), params, MODEL, artifacts) == first.run_id
+    assert [(run.info.run_id, run.info.status) for run in active_runs(params)] == [(first.run_id, "FINISHED")]
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """It takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_seconds_once(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow's own patience is a minute a call. Each stage is a process; the first one's experience serves the next."""
+    monkeypatch.setattr("pipeline.tracking.server.ANSWER_SECONDS", 0.5)
+    with silent_server() as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        with live_run(params, MODEL) as live:
+            live.epoch(EPOCHS[0], {})
+        for _ in range(20):
+            sync_or_warn(params, MODEL, artifacts)
+        assert time.monotonic() - started < 5
+        assert capsys.readouterr().err.count("timed out") == 1
+        with pytest.raises(OSError, match="timed out"):  # a person who asks gets a fresh answer
+            connect()
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Answers that it is healthy and refuses everything else, as a server with passwords does."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers.get("Authorization", ""))
+        self.send_response(200 if self.path == "/health" else 403)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_password_in_the_address_is_used_and_not_printed_and_no_proxy_is_asked(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is in no warning, no error and no log of MLflow's; a server on this machine is called directly."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # and restored afterwards
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:s%40cret@127.0.0.1:{server.server_port}")
+        sync_or_warn(params, MODEL, artifacts)
+        server.shutdown()
+    said = capfd.readouterr().err
+    assert "403" in said and "cret" not in said
+    assert "Basic " + base64.b64encode(b"user:s@cret").decode() in Recorder.seen
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@127.0.0.1:9/db")
+    with pytest.raises(ValueError, match="failed") as refused, explained():
+        raise OSError("cannot reach postgresql://user:secret@127.0.0.1:9/db or s3://key:se@cret@host")
+    assert "cret" not in str(refused.value)
+
+
+# Makes a store in children that are forked, so that the imports are paid once, and kills each a little later
+MAKER = """
+import os, signal, sys, time
+from pathlib import Path
+from pipeline.tracking import connect
+import mlflow.store.tracking.sqlalchemy_store, alembic.command
+
+def child():
+    pid = os.fork()
+    if not pid:
+        connect().search_experiments()
+        os._exit(0)
+    return pid
+
+for tenths in range(1, 11):
+    killed = child()
+    time.sleep(tenths * float(sys.argv[1]) / 10)
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    print(Path("mlflow.db").exists())
+    if Path("mlflow.db").exists():
+        assert os.waitpid(child(), 0)[1] == 0
+        Path("mlflow.db").unlink()
+assert os.waitpid(child(), 0)[1] == 0
+"""
+
+
+def test_a_store_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    """SIGKILL at many moments: MLflow itself would leave tables half migrated, with which it never starts again."""
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env["PYTHONPATH"] = str(Path(registry.__file__).parent.parent)
+    command = [sys.executable, "-c", MAKER, "2"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "False" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_store_that_was_left_half_made_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an earlier version, or by `mlflow server`: which file, and what to do."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with sqlite3.connect(tmp_path / "mlflow.db") as half:
+        half.execute("create table experiments (experiment_id integer)")
+        half.execute("create table _alembic_tmp_experiments (experiment_id integer)")
+    with pytest.raises(ValueError, match=r"mlflow\.db cannot be opened .* move it away"):
+        connect()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_commit_is_one_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """git would name the repository in a folder above, say of the home folder; with its own it counts."""
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    repository = project if own else tmp_path
+    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
+    assert (lineage()["lineage.git.commit"] != "none") is own
+
+
+def test_a_training_waits_for_one_that_goes_on_alone(
+    artifacts: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`dvc repro` killed by itself leaves its training: two at a time would send each epoch twice."""
+    memo = artifacts.parent / "resume" / "train" / MODEL / "run.json"
+    running = threading.Event()
+
+    def orphan() -> None:
+        with live_run(params, MODEL, memo, "key"):
+            running.set()
+            time.sleep(1)
+
+    thread = threading.Thread(target=orphan)
+    thread.start()
+    running.wait()
+    with live_run(params, MODEL, memo, "key"):
+        thread.join(1)
+        assert not thread.is_alive()
+    assert "waiting for it" in capsys.readouterr().err
 
 
 def _fail(*_: object, **__: object) -> None:
@@ -393,3 +574,28 @@ def test_a_memo_of_another_training_opens_a_new_run(artifacts: Path, params: Par
     with live_run(params, MODEL, memo, "two") as new:
         pass
     assert new.run_id not in (other.run_id, first.run_id)
+
+
+@pytest.mark.parametrize("verb", [["promote"], ["register"], ["lr-find", "simple_cnn"]])
+def test_a_verb_before_the_stages_says_what_to_run_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    """Nothing is wrong with the disk: the stages have not run."""
+    shutil.copy(Path(registry.__file__).parent.parent / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", *verb])
+    with pytest.raises(SystemExit, match=r"artifacts/.* does not exist: run `dvc repro` first"):
+        main()
+
+
+def test_a_file_that_track_misses_is_named_and_not_put_down_to_mlflow(
+    artifacts: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a person an error; a stage goes on."""
+    shutil.copy(Path(registry.__file__).parent.parent / "params.yaml", Path.cwd())
+    (artifacts / "train" / MODEL / "history.csv").unlink()
+    monkeypatch.setattr(sys, "argv", ["pipeline", "track", "--artifacts", str(artifacts)])
+    with pytest.raises(SystemExit, match=r"history\.csv does not exist: run `dvc repro` first"):
+        main()
+    sync_or_warn(params, MODEL, artifacts)
+    assert "history.csv" in capsys.readouterr().err

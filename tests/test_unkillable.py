@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import random
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -15,7 +17,10 @@ import pytest
 import torch
 
 from pipeline.artifacts import read_table
+from pipeline.config import Params
+from pipeline.tracking import EPOCH_METRICS, live_run
 from pipeline.training.resume import Vault
+from tests.flows.test_deployment import free_port
 from tests.workspace import INPUTS, environment, workspace
 
 KILLS = 20
@@ -105,8 +110,8 @@ def test_twenty_kills_change_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_a_checkpoint(root: Path, number: signal.Signals) -> None:
-    """One sentence, the exit code of the signal, the run KILLED; the next one goes on in the same run, to the same
-    weights."""
+    """One sentence, the exit code of the signal, the run KILLED; the next one goes on to the same weights, hence to the
+    run that has them already."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "stopped", "--resume", "resume"],
         cwd=root, env=environment(root) | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -122,7 +127,7 @@ def test_a_signal_ends_it_with_a_checkpoint(root: Path, number: signal.Signals) 
     assert sorted(run.info.status for run in runs(root)) == ["FINISHED", "KILLED"]
     assert "going on in epoch" in trains(root, "stopped", "--resume", "resume")
     assert outputs(root, "stopped") == outputs(root, "whole")
-    assert [run.info.status for run in runs(root)] == ["FINISHED", "FINISHED"]
+    assert [run.info.status for run in runs(root)] == ["FINISHED"]
 
 
 def test_another_recipe_does_not_resume(root: Path) -> None:
@@ -159,51 +164,74 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
         Vault(tmp_path, "state").load()
 
 
+@contextmanager
+def server(root: Path, port: int) -> Iterator[str]:
+    """MLflow's own, with a store in the folder; killed at the end of the block."""
+    uri = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
+         f"sqlite:///{root / 'server.db'}"],
+        cwd=root, env=environment(root) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            for _ in range(600):
+                if subprocess.run(["curl", "-sf", f"{uri}/health"], capture_output=True, check=False).returncode == 0:
+                    break
+                time.sleep(0.1)
+            yield uri
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_a_server_that_goes_and_comes_back(root: Path, tmp_path: Path) -> None:
     """MLflow dies in mid-training and is up again afterwards: training ends, and every epoch is there once."""
-    port = str(random.Random(str(tmp_path)).randrange(20_000, 30_000))
-    uri = f"http://127.0.0.1:{port}"
-    env = environment(root) | {"MLFLOW_TRACKING_URI": uri, "PYTHONUNBUFFERED": "1"}
-
-    def server() -> subprocess.Popen[bytes]:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--port", port, "--workers", "1", "--backend-store-uri",
-             f"sqlite:///{root / 'server.db'}"],
-            cwd=root, env=environment(root) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    port = free_port()
+    with server(root, port) as uri:
+        env = environment(root) | {"MLFLOW_TRACKING_URI": uri, "PYTHONUNBUFFERED": "1"}
+        training = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "artifacts/train/simple_cnn"],
+            cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        for _ in range(600):
-            if subprocess.run(["curl", "-sf", f"{uri}/health"], capture_output=True, check=False).returncode == 0:
-                return started
-            time.sleep(0.1)
-        raise AssertionError("no server")
-
-    def end(process: subprocess.Popen[bytes]) -> None:
-        import os
-
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    first = server()
-    training = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "artifacts/train/simple_cnn"],
-        cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert training.stdout is not None
-    while "epoch   2" not in training.stdout.readline():
-        assert training.poll() is None
-    end(first)
+        assert training.stdout is not None
+        while "epoch   2" not in training.stdout.readline():
+            assert training.poll() is None
     said = training.communicate(timeout=120)[0]
     assert training.returncode == 0, said
     assert "not sent" in said
-    second = server()
-    try:
+    with server(root, port):
         subprocess.run([sys.executable, "-m", "pipeline", "track"], cwd=root, env=env, check=True, capture_output=True)
-        client = mlflow.MlflowClient(uri)
         history = read_table(root / "artifacts" / "train" / "simple_cnn" / "history.csv")
-        found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-        steps = [[m.step for m in client.get_metric_history(run.info.run_id, "val_accuracy")] for run in found]
-        assert history["epoch"].tolist() in [sorted(of_run) for of_run in steps]
-    finally:
-        end(second)
+        assert history["epoch"].tolist() in sent(uri)
+
+
+def sent(uri: str) -> list[list[int]]:
+    """The epochs of each run."""
+    client = mlflow.MlflowClient(uri)
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return [sorted(m.step for m in client.get_metric_history(run.info.run_id, "val_accuracy")) for run in found]
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_late_gets_the_epochs_that_it_missed(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away at the start and again in the middle: each time it is back, the run has all epochs, each once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.tracking.live.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.server.AWAY_SECONDS", 0.0)
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+
+    def epochs(*numbers: int) -> None:
+        for number in numbers:
+            live.epoch(dict.fromkeys(EPOCH_METRICS, 0.5) | {"epoch": float(number)}, {"images_per_second": 1.0})
+
+    with live_run(params, "simple_cnn") as live:
+        epochs(1, 2)
+        for numbers in ([3, 4], [6, 7]):
+            with server(tmp_path, port) as uri:
+                epochs(*numbers)
+                assert sent(uri) == [list(range(1, numbers[-1] + 1))]
+            epochs(5)

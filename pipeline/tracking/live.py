@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,18 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
 from pipeline.tracking.runs import (
-    CHECKPOINT_TAG,
     EPOCH_METRICS,
     create_run,
     log_params,
     recalled,
     remembered,
+    run_of,
     sent_steps,
 )
-from pipeline.tracking.server import connect, forgiving
+from pipeline.tracking.server import AWAY_SECONDS, connect, expect_server, forgiving
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,31 +35,56 @@ SYSTEM_SECONDS = 10.0  # between two looks at the machine
 
 @dataclass
 class LiveRun:
-    """What a training run says while it goes on. After the first epoch that could not be sent it sends no more of
-    them, so that training does not wait for each: `sync` mends. Without a client there is no run at all."""
+    """What a training run says while it goes on. Epochs that could not be sent wait for another try some time later,
+    so that training does not wait for a server that is away; what is left at the end is for `sync`."""
 
-    client: MlflowClient | None
+    params: Params
+    model: str
+    memo: Path | None
+    key: str
+    client: MlflowClient | None = None  # none yet: the server was away from the start
     run_id: str = ""
-    silent: bool = False
-    memo: Path | None = None
+    again: float = 0.0  # no try before this time
+    unsent: dict[str, list[tuple[int, int, dict[str, float]]]] = field(default_factory=dict)
     sent: dict[str, set[int]] = field(default_factory=dict)
 
-    def epoch(self, row: Mapping[str, float], cost: Mapping[str, float], prefix: str = "") -> None:
-        """`prefix` stands before the names of the metrics, for one of several seeds."""
-        if self.client is None or self.silent:
+    def send(self, what: str) -> None:
+        """Open the run, if it is not yet, and send what waits."""
+        if time.monotonic() < self.again:
             return
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        step = int(row["epoch"])
+        with forgiving(what) as attempt:
+            expect_server()
+            if self.client is None:
+                client = connect()
+                self.run_id = _reopened(client, self.memo, self.key) or self._new_run(client)
+                log_params(client, self.params, self.model, self.run_id)
+                self.client = client
+            for prefix, epochs in self.unsent.items():
+                if prefix not in self.sent:
+                    self.sent[prefix] = sent_steps(self.client, self.run_id, prefix)
+                while epochs:
+                    step, now, values = epochs[0]
+                    if step not in self.sent[prefix]:  # a killed training may do an epoch again
+                        metrics = [Metric(prefix + name, float(value), now, step) for name, value in values.items()]
+                        self.client.log_batch(self.run_id, metrics=metrics)
+                    del epochs[0]
+        if attempt.failed:
+            self.again = time.monotonic() + AWAY_SECONDS
+            self.sent.clear()  # what failed may have arrived
+
+    def epoch(self, row: Mapping[str, float], cost: Mapping[str, float], prefix: str = "") -> None:
+        """`prefix` stands before the names of the metrics, for one of several seeds."""
         values = {name: row[name] for name in EPOCH_METRICS} | dict(cost)
-        with forgiving("the epoch's metrics") as attempt:
-            if prefix not in self.sent:
-                self.sent[prefix] = sent_steps(self.client, self.run_id, prefix)
-            if step not in self.sent[prefix]:  # a killed training may do an epoch again
-                metrics = [Metric(prefix + name, float(value), now, step) for name, value in values.items()]
-                self.client.log_batch(self.run_id, metrics=metrics)
-        self.silent = attempt.failed
+        self.unsent.setdefault(prefix, []).append((int(row["epoch"]), int(time.time() * 1000), values))
+        self.send("the epoch's metrics")
+
+    def _new_run(self, client: MlflowClient) -> str:
+        run_id = str(create_run(client, self.params, self.model).info.run_id)
+        if self.memo is not None:
+            write_json(self.memo, {"key": self.key, "run_id": run_id})
+        return run_id
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
         digest = sha256(checkpoint)
@@ -64,8 +93,17 @@ class LiveRun:
         if self.client is None:
             return
         with forgiving("the end of the run"):
-            for key, value in {**tags, CHECKPOINT_TAG: digest}.items():
+            expect_server()
+            for key, value in tags.items():
                 self.client.set_tag(self.run_id, key, value)
+            if run_of(self.client, self.params, self.model, digest, self.run_id) != self.run_id:
+                self.client = None  # there is nothing to close
+
+    def close(self, status: str) -> None:
+        if self.client is not None:
+            with forgiving("the end of the run"):
+                expect_server()
+                self.client.set_terminated(self.run_id, status)
 
 
 @contextmanager
@@ -77,26 +115,35 @@ def live_run(
     Its id is kept in the file `memo`, and a training of the same `key` that goes on later goes on in the same run. Not
     `wanted`: no run, for the processes of a team that do not lead it.
     """
-    live = LiveRun(None, memo=memo)
-    if wanted:
-        with forgiving("the start of the run"):
-            client = connect()
-            live = LiveRun(client, _reopened(client, memo, key) or _opened(client, params, model, memo, key), memo=memo)
-            log_params(client, params, model, live.run_id)
+    live = LiveRun(params, model, memo, key, again=0.0 if wanted else math.inf)
+    with _only_one(memo if wanted else None, model):
+        live.send("the start of the run")
+        try:
+            with _system_metrics(live):
+                yield live
+        except BaseException as error:
+            live.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        live.close("FINISHED")
+
+
+@contextmanager
+def _only_one(memo: Path | None, model: str) -> Iterator[None]:
+    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run."""
+    if memo is None:
+        yield
+        return
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(memo.with_name(f"{memo.name}.lock"))
     try:
-        with _system_metrics(live):
-            yield live
-    except BaseException as error:
-        _close(live, "FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    _close(live, "FINISHED")
-
-
-def _opened(client: MlflowClient, params: Params, model: str, memo: Path | None, key: str) -> str:
-    run_id = str(create_run(client, params, model).info.run_id)
-    if memo is not None:
-        write_json(memo, {"key": key, "run_id": run_id})
-    return run_id
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another training of {model} goes on: waiting for it to end", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _reopened(client: MlflowClient, memo: Path | None, key: str) -> str:
@@ -124,10 +171,5 @@ def _system_metrics(live: LiveRun) -> Iterator[None]:
     try:
         yield
     finally:
-        monitor.finish()
-
-
-def _close(live: LiveRun, status: str) -> None:
-    if live.client is not None:
-        with forgiving("the end of the run"):
-            live.client.set_terminated(live.run_id, status)
+        if time.monotonic() >= live.again:  # else its thread may hang in a call to the server
+            monitor.finish()

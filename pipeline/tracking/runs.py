@@ -29,10 +29,23 @@ def find_run(client: MlflowClient, params: Params, model: str, checkpoint: str) 
     return runs[0] if runs else None
 
 
+def run_of(client: MlflowClient, params: Params, model: str, checkpoint: str, run_id: str) -> str:
+    """One run a checkpoint: the id of the run that has it already, and `run_id` is deleted, or else `run_id`."""
+    known = find_run(client, params, model, checkpoint)
+    if known is not None and known.info.run_id != run_id:
+        client.delete_run(run_id)
+        return str(known.info.run_id)
+    client.set_tag(run_id, CHECKPOINT_TAG, checkpoint)
+    return run_id
+
+
 def lineage() -> dict[str, str]:
     """Where a result comes from: code, environment and DVC's lock."""
-    commit = _git("rev-parse", "HEAD")
-    tags = {"git.commit": commit or "none", "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    # git looks in the folders above as well, where a repository is not the project's
+    ours = _git("rev-parse", "--show-toplevel") == str(Path.cwd())
+    commit = _git("rev-parse", "HEAD") if ours else ""
+    dirty = ours and bool(_git("status", "--porcelain"))
+    tags = {"git.commit": commit or "none", "git.dirty": str(dirty).lower()}
     for tag, name in (("dvc_lock.sha256", "dvc.lock"), ("environment.sha256", "requirements.lock")):
         if Path(name).exists():
             tags[tag] = sha256(Path(name))

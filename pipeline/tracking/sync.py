@@ -20,9 +20,10 @@ from pipeline.tracking.runs import (
     log_params,
     recalled,
     remembered,
+    run_of,
     sent_steps,
 )
-from pipeline.tracking.server import connect, forgiving
+from pipeline.tracking.server import connect, expect_server, forgiving
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +37,7 @@ PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
 def sync_or_warn(params: Params, model: str, artifacts: Path) -> None:
     """`sync`, for stages: a server that is down is worth a warning, never the stage."""
     with forgiving(f"the results of {model}"):
+        expect_server()
         sync(connect(), params, model, artifacts)
 
 
@@ -48,8 +50,8 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     checkpoint = sha256(folder / "checkpoint.safetensors")
     memo = artifacts.parent / "resume" / "train" / model / MEMO
     run = (
-        find_run(client, params, model, checkpoint)
-        or _adopted(client, memo, checkpoint)
+        _adopted(client, params, model, memo, checkpoint)
+        or find_run(client, params, model, checkpoint)
         or _backfilled(client, params, model, checkpoint)
     )
     if model in params.models:  # an ensemble has no epochs
@@ -78,14 +80,15 @@ def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> s
     return str(run.info.run_id)
 
 
-def _adopted(client: MlflowClient, memo: Path, checkpoint: str) -> Run | None:
-    """The run of a training whose end the server did not hear of."""
+def _adopted(client: MlflowClient, params: Params, model: str, memo: Path, checkpoint: str) -> Run | None:
+    """The run of a training whose end the server perhaps did not hear of."""
     run = remembered(client, memo, "checkpoint", checkpoint)
     if run is None:
         return None
-    client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
-    client.set_terminated(run.info.run_id)
-    return client.get_run(run.info.run_id)
+    known = client.get_run(run_of(client, params, model, checkpoint, run.info.run_id))
+    if known.info.status != "FINISHED":
+        client.set_terminated(known.info.run_id)
+    return known
 
 
 def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:

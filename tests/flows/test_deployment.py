@@ -1,5 +1,6 @@
 """The deployment in `prefect.yaml` works in any folder, with a real server and a real worker."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -107,3 +109,28 @@ def test_the_deployment_runs_and_is_cancelled_as_a_whole(
         wait_until(lambda: client.read_flow_run(second.id).state_type == StateType.CANCELLED)
         assert not any(Path("/proc", pid).exists() for pid in pids.read_text().split())
         wait_until(lambda: states_of(second.id)["compare"] in ("NotReady", "Cancelled"))
+
+
+@pytest.mark.slow
+def test_the_page_of_another_port_calls_that_port(tmp_path: Path) -> None:
+    """`make ui PREFECT_PORT=...`: what the page is told of its API, by a server that really runs."""
+    ports = {"PREFECT_PORT": free_port(), "MLFLOW_PORT": free_port()}
+    # The environment counts as built: it is the one that runs this test
+    command = ["make", "-f", str(PROJECT / "Makefile"), "-o", ".venv/.ready", "ui"]
+    env = os.environ | {
+        "PYTHONPATH": str(PROJECT),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "MLFLOW_TRACKING_URI": "",
+    }
+    said: list[str] = []
+
+    def answered() -> bool:
+        try:
+            said.append(urlopen(f"http://127.0.0.1:{ports['PREFECT_PORT']}/ui-settings").read().decode())
+        except OSError:
+            return False
+        return True
+
+    with running([*command, *(f"{name}={port}" for name, port in ports.items())], tmp_path, env):
+        wait_until(answered, 150)
+    assert json.loads(said[0])["api_url"] == f"http://127.0.0.1:{ports['PREFECT_PORT']}/api"

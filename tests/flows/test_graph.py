@@ -1,5 +1,6 @@
 """The graph and the state of the stages are what DVC says they are."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import find_alone, find_fresh, read_changed, read_graph
+from flows.graph import find_alone, find_fresh, keep_to, read_changed, read_graph
 
 Edit = Callable[[str, str, str], None]
 STAGES = {"split", "train@a", "train@b", "compare"}
@@ -116,6 +117,26 @@ def test_while_another_process_runs_a_stage_dvc_does_not_tell(toy: Path, edit: E
                 read_changed(toy)
         finally:
             subprocess.run(["kill", "-KILL", "--", f"-{other.pid}"], check=True)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_project_without_git_is_left_alone_by_one_above(toy: Path, tmp_path: Path, inside: bool) -> None:
+    """An unpacked zip runs, also in somebody's repository, in which nothing is staged."""
+    project = tmp_path / "home" / "zip"
+    project.mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml", "train.sh", "source.txt"):
+        shutil.copy(toy / name, project)
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    autostage = true\n")
+    git = ["git", "-C", str(project.parent)]
+    if inside:
+        subprocess.run([*git, "init", "--quiet"], check=True)
+    keep_to(project)
+    assert reproduce(project) == STAGES
+    assert read_changed(project) == frozenset()
+    if inside:
+        status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True)
+        assert status.stdout == "?? zip/\n"
 
 
 def test_alone_are_the_stages_that_nothing_can_run_beside() -> None:

@@ -57,6 +57,12 @@ def test_a_progress_bar_is_one_line() -> None:
     assert list(read_lines(stream)) == ["first", " 100%", "\ufffd last"]
 
 
+def test_no_password_reaches_the_log() -> None:
+    """Whoever prints the URL: DVC of its remote, a library in its traceback."""
+    stream = io.BytesIO(b"error at postgresql://user:se@cret@host/db, see https://example.org/a@b\n")
+    assert list(read_lines(stream)) == ["error at postgresql://***@host/db, see https://example.org/a@b"]
+
+
 def test_children_run_the_python_that_runs_the_flow() -> None:
     """`python` in a stage's command is found without an activated environment."""
     assert shell("command -v python").lines == (str(Path(sys.executable).parent / "python"),)
@@ -112,3 +118,17 @@ def test_a_killed_flow_takes_its_children_along(tmp_path: Path) -> None:
         assert not is_gone(pid)
         flow.kill()
     wait_until(lambda: is_gone(pid))
+
+
+def test_a_killed_leader_takes_its_children_along() -> None:
+    """DVC alone is killed, say for want of memory: what it started holds the output open, and must not go on."""
+    pids: list[int] = []
+
+    def kill_leader(line: str) -> None:
+        pids.append(int(line))
+        os.kill(int(Path(f"/proc/{line}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+    started = time.monotonic()
+    finished = shell(FAMILY, kill_leader)
+    assert finished.code == -signal.SIGKILL
+    assert is_gone(pids[0]) and time.monotonic() - started < 10

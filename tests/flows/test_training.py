@@ -17,8 +17,10 @@ from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL
 
+from flows.graph import release_dead
 from flows.processes import Finished
 from flows.training import TrainingFailed, judge, last_error, run_training
+from tests.flows.test_processes import is_gone
 
 Edit = Callable[[str, str, str], None]
 PROJECT = Path(__file__).parents[2]
@@ -171,7 +173,7 @@ def test_results_are_shown_in_the_ui(toy: Path) -> None:
 def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy: Path, tmp_path: Path) -> None:
     """`python -m flows.training` needs no server, and its exit code tells how it went."""
     shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    (toy / "pipeline.py").write_text("raise SystemExit('error: no model')\n")
+    (toy / "pipeline.py").write_text("import os\nraise SystemExit('error: no model, ' + os.environ['NO_PROXY'])\n")
 
     def terminal(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.training", *arguments]
@@ -181,9 +183,15 @@ def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy:
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: parallel, the number of stages")
     assert refused.stderr.count("\n") == 1
-    bad = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "prefect"))
+    (tmp_path / "file").touch()
+    homeless = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "file" / "prefect"))
+    assert homeless.returncode == 1 and "set PREFECT_HOME" in homeless.stderr
+    assert homeless.stderr.count("\n") == 1
+    dead = "http://127.0.0.1:9"  # a proxy would not find this machine's own server
+    proxies = {"http_proxy": dead, "HTTP_PROXY": dead, "ALL_PROXY": dead, "no_proxy": "", "NO_PROXY": "example.org"}
+    bad = terminal("--no-promote", PREFECT_HOME=str(tmp_path / "prefect"), **proxies)
     assert (bad.returncode, bad.stdout) == (1, "")
-    assert bad.stderr.splitlines()[-1] == "error: register failed: no model"
+    assert bad.stderr.splitlines()[-1] == "error: register failed: no model, example.org,127.0.0.1,localhost,::1"
     (toy / "pipeline.py").write_text("import sys\nprint(sys.argv[1], 'done')\n")
     good = terminal("--no-promote", PREFECT_API_URL=str(PREFECT_API_URL.value()))
     assert good.returncode == 0, good.stderr
@@ -198,7 +206,7 @@ def test_from_a_terminal_errors_are_one_line_and_success_says_where_to_look(toy:
             ["Running stage 'x':", "> python x", "error: bad rate", "bye", "ERROR: failed: x, exited with 1"],
             "bad rate",
         ),
-        (["> python x", "Traceback", "KeyError: 'y'", "ERROR: failed: x, exited with -9"], "KeyError: 'y'"),
+        (["> python x", "Traceback", "KeyError: 'y'", "ERROR: failed: x, exited with 1"], "KeyError: 'y'"),
         (
             ["WARNING: slow", "ERROR: failed to reproduce 'x': missing data"],
             "failed to reproduce 'x': missing data",
@@ -213,11 +221,80 @@ def test_the_line_that_says_most_is_reported(lines: list[str], error: str) -> No
     assert last_error(Finished(255, tuple(lines))) == error
 
 
+@pytest.mark.parametrize(
+    ("code", "last"),
+    [
+        (-9, "train a: val accuracy 0.9"),  # DVC itself
+        (255, "ERROR: failed to reproduce 'x': failed to run: python x, exited with -9"),  # its command
+        (255, "ERROR: failed to reproduce 'x': failed to run: python x, exited with 137"),  # the same, told by a shell
+    ],
+)
+def test_a_signal_is_the_reason_and_not_the_last_line_before_it(code: int, last: str) -> None:
+    """What a training printed before it was killed says nothing about its end."""
+    assert "SIGKILL" in last_error(Finished(code, ("train a: val accuracy 0.9", last)))
+
+
+BUSY = ("ERROR: '/p/model_a.txt' is busy, it is being blocked by:", "  (PID 7): dvc repro train@a", "If there are no")
+
+
+def test_the_reason_of_a_busy_lock_names_its_holder() -> None:
+    """DVC's sentence goes over several lines."""
+    assert "(PID 7): dvc repro train@a" in last_error(Finished(255, ("Running", *BUSY)))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_killed_dvc_is_the_reason_and_its_training_stops(toy: Path, edit: Edit) -> None:
+    """The kernel's OOM killer may choose DVC: the flow names the signal, and no training goes on unseen."""
+    edit("train.sh", "cat split", "echo $$ > pid; kill -KILL $PPID; sleep 1000\ncat split")
+    with pytest.raises(TrainingFailed, match="SIGKILL"):
+        run(toy, parallel=1)
+    assert is_gone(int((toy / "pid").read_text()))
+    edit("train.sh", "kill -KILL $PPID; sleep 1000", "")
+    assert "Running stage 'compare'" in dvc_repro(toy)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_that_another_dvc_runs_is_waited_for(
+    toy: Path, edit: Edit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As long as it takes: more tries than Prefect makes; and it is said whom the flow waits for."""
+    monkeypatch.setattr("flows.training.PAUSES", (0.1,))
+    edit(
+        "train.sh", "cat split", "touch started; for i in $(seq 300); do [ -e go ] && break; sleep 0.1; done\ncat split"
+    )
+    (toy / "split.txt").write_text("")
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", "train@a"], cwd=toy) as other:
+        while not (toy / "started").exists():
+            time.sleep(0.05)
+
+        def let_go() -> None:
+            time.sleep(6)
+            (toy / "go").touch()
+
+        threading.Thread(target=let_go).start()
+        shown_states = run(toy)
+    assert other.returncode == 0
+    assert shown_states["train@a"] in ("Completed", "Cached")
+    (said, *_) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("waiting")]
+    assert f"(PID {other.pid})" in said
+
+
+def test_a_lock_of_a_dead_process_is_released_though_its_number_is_taken(toy: Path) -> None:
+    """DVC takes any process with the number for the holder, and would wait for ever; a holder that lives keeps its."""
+    ours = {"pid": os.getpid(), "cmd": "/usr/bin/dvc repro train@a"}  # this process is no `train@a`
+    with subprocess.Popen(["sh", "-c", "read line", "dvc", "repro", "train@b"], stdin=subprocess.PIPE) as alive:
+        theirs = {"pid": alive.pid, "cmd": "/usr/bin/dvc repro train@b"}
+        lock = toy / ".dvc" / "tmp" / "rwlock"
+        lock.write_text(json.dumps({"write": {"/a": ours, "/b": theirs}, "read": {"/c": [ours, theirs]}}))
+        release_dead(toy)
+        assert json.loads(lock.read_text()) == {"write": {"/b": theirs}, "read": {"/c": [theirs]}}
+        alive.communicate(b"end\n")
+
+
 def test_states_are_judged_by_what_dvc_says_about_this_stage() -> None:
-    """A skipped or restored stage is cached, a lock is transient, everything else is what it is."""
+    """A skipped or restored stage is cached, exit code 75 is transient, everything else is what it is."""
     assert judge("x", Finished(0, ("Stage 'x' didn't change, skipping",))).name == "Cached"
     assert judge("x", Finished(0, ("Stage 'x' is cached - skipping run, checking out outputs",))).name == "Cached"
     assert judge("x", Finished(0, ("Stage 'y' didn't change, skipping",))).name == "Completed"
-    assert judge("x", Finished(255, ("ERROR: Unable to acquire lock. Most likely",))).name == "Transient"
-    assert judge("x", Finished(255, ("ERROR: 'data' is busy, it is being blocked by:",))).name == "Transient"
+    assert judge("x", Finished(255, ("ERROR: failed: x, exited with 75",))).name == "Transient"
     assert judge("x", Finished(255, ("ERROR: failed: x, exited with 1",))).name == "Failed"
