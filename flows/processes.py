@@ -1,6 +1,7 @@
 """Child processes: stream what they print, and stop them with all that they started when the flow stops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-from pipeline.tracking.server import masked
 
 # The signals that stop a child, and how many seconds each has to work. First SIGINT, to the whole group: DVC
 # ignores it, waits for its command, tidies up and exits, where SIGTERM would leave its locks behind.
@@ -56,7 +55,7 @@ def read_lines(stream: IO[bytes]) -> Iterator[str]:
     for raw in stream:
         line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
         if line:
-            yield masked(line)
+            yield re.sub(r"(?<=://)[^\s/@]*:[^\s/]*@", "***@", line)
 
 
 class Children:
