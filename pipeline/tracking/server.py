@@ -45,13 +45,13 @@ def expect_server() -> None:
     a short while ago."""
     uri = _address()
     with suppress(FileNotFoundError):
-        if AWAY.read_text() == uri and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
+        if AWAY.read_text(encoding="utf-8") == uri and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
             raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
     try:
         _ask(uri)
     except OSError:
         AWAY.parent.mkdir(exist_ok=True)
-        AWAY.write_text(uri)
+        AWAY.write_text(uri, encoding="utf-8")
         raise
     AWAY.unlink(missing_ok=True)
 
