@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import textwrap
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager, get_font
+from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
 
 # The first comes with matplotlib, and so does the last, which draws boxes
@@ -43,9 +44,19 @@ def label(name: str) -> str:
 @cache
 def _family(character: str) -> str | None:
     """The fonts that have a character: matplotlib's own, or the first of those that are installed."""
-    files = {entry.name: entry.fname for entry in fontManager.ttflist}
-    order = [FONT, *sorted(files.keys() - {FONT, BOXES})]
-    return next((family for family in order if ord(character) in _characters(files[family])), None)
+    if ord(character) in _characters(findfont(FONT)):
+        return FONT
+    fonts = _fonts()
+    return next((family for family in sorted(fonts) if ord(character) in _characters(fonts[family])), None)
+
+
+@cache
+def _fonts() -> dict[str, str]:
+    """The file of each family. matplotlib's list is as old as its cache: what was installed since is added."""
+    for file in {*findSystemFonts()} - {entry.fname for entry in fontManager.ttflist}:
+        with suppress(OSError, RuntimeError):  # no font that can be drawn with
+            fontManager.addfont(file)
+    return {entry.name: entry.fname for entry in fontManager.ttflist if entry.name != BOXES}
 
 
 @cache
