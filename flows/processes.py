@@ -55,7 +55,7 @@ def read_lines(stream: IO[bytes]) -> Iterator[str]:
     for raw in stream:
         line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
         if line:
-            yield re.sub(r"(?<=://)[^\s/@]*:[^\s/]*@", "***@", line)
+            yield re.sub(r"(?<=://)[^\s/]+@", "***@", line)
 
 
 class Children:
@@ -64,14 +64,14 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def run(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str], on_line: Callable[[str], None]
     ) -> Finished:
         """Run one child in its own session until it ends, and give each line that it prints to `on_line`."""
         with self._lock:  # so that no child starts after `stop` has looked at what runs
-            if self._stopping:
+            if self._stopping.is_set():
                 raise Stopped("not started, because the flow stopped")
             child = subprocess.Popen(
                 command,
@@ -95,14 +95,18 @@ class Children:
         finally:
             with self._lock:
                 self._running.remove(child)
-        if self._stopping and code != 0:
+        if self._stopping.is_set() and code != 0:
             raise Stopped("stopped with the flow")
         return Finished(code, tuple(lines))
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not longer than until the flow stops."""
+        self._stopping.wait(seconds)
 
     def stop(self) -> None:
         """Start no more children, and end those that run."""
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             running = list(self._running)
         _stop_groups(running)
 

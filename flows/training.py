@@ -105,7 +105,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
             if not any(BUSY.match(line) for line in finished.lines):
                 break
             get_run_logger().warning("waiting for another process: %s", last_error(finished))
-            time.sleep(pause)
+            children.pause(pause)
         return judge(name, finished)
 
     futures: dict[str, PrefectFuture[State[None]]] = {}

@@ -23,6 +23,7 @@ import pandas as pd
 from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")
+LEFT_OUT = "left_out"  # the split of an image that is like one of another side, where it would leak
 # Beside the metrics of each model stage: {"checkpoint": SHA-256 of the trained checkpoint that all of it comes from}
 LINEAGE = "lineage.json"
 # In the folder of the reference: the accepted data set's distribution

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.artifacts import Dataset, read_json, read_table, sha256
+from pipeline.artifacts import LEFT_OUT, Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.statistics import paired_test
@@ -183,7 +183,7 @@ def _compare(
 ) -> Decision:
     new, old = load(name, challenger), load(name, champion)
     rows = dataset.rows("test")
-    content, group = dataset.splits["sha256"], dataset.splits["group"]
+    splits = dataset.splits
     for version, predictor in ((champion, old), (challenger, new)):
         if predictor.card.class_names != dataset.class_names:
             raise ValueError(
@@ -197,8 +197,10 @@ def _compare(
                 f"`registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
-        taught = group[content.isin(_taught(client, name, version))]
-        rows = rows[~group.iloc[rows].isin(taught)]
+        taught = splits[splits["sha256"].isin(_taught(client, name, version))]
+        left_out = taught["split"] == LEFT_OUT  # which have no group with test images any more
+        known = splits["group"].isin(taught["group"]) | splits["alike"].isin(taught["alike"][left_out])
+        rows = rows[~known.to_numpy()[rows]]
     if not len(rows):
         raise ValueError(
             f"every test image, or one that is like it, has taught version {challenger} or {champion}: keep split.seed"
@@ -206,7 +208,7 @@ def _compare(
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
     by_new, by_old = new.probabilities(images), old.probabilities(images)
     new_right, old_right = (scores.argmax(axis=1) == labels for scores in (by_new, by_old))
-    test = paired_test(new_right, old_right, group.to_numpy()[rows])
+    test = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
     ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
     scores = (
         f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "

@@ -14,6 +14,7 @@ from pipeline.evaluation.metrics import accuracy
 from pipeline.stages.train import training_data
 from pipeline.training.balance import balanced
 from pipeline.training.batch_norm import Collected, learning, observer
+from pipeline.training.checkpoint import weights_hash
 from pipeline.training.deployable import probabilities
 from pipeline.training.loop import fit
 from pipeline.training.policy import Policy
@@ -82,6 +83,31 @@ def test_weights_are_judged_with_statistics_that_have_caught_up(
     assert found.history["val_accuracy"].iloc[-1] > 0.95
     images, labels = dataset.of("train")
     assert accuracy(probabilities(found.network, card, images, torch.device("cpu")), np.asarray(labels)) > 0.95
+
+
+def test_statistics_are_computed_from_any_number_of_images(card: ModelCard, dataset: Dataset) -> None:
+    """65 training images at batch size 64 leave no batch of one image, over which batch norm has no variance."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    rows = dataset.rows("train")[:65]
+    recipe = Train(epochs=1, batch_size=64, device="cpu", precision="float32")
+    balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)
+    data = training_data(dataset, balance, recipe)
+    assert len(fit(network, card, data, recipe, Policy(), lambda epoch: None).history) == 1
+
+
+def test_computing_statistics_again_changes_nothing() -> None:
+    """A training that is stopped while it validates and goes on does so twice, and must give the same bytes."""
+    network = norms()
+    hashes = []
+    for _ in range(2):
+        twin = observer(network)
+        seen = Collected(network, [twin])
+        seen.reset()
+        twin(torch.linspace(0, 1, 8 * 3 * 36).reshape(8, 3, 6, 6))
+        seen.gather(anew=True)
+        hashes.append(weights_hash(network))
+    assert hashes[0] == hashes[1]
 
 
 def test_batches_of_an_epoch_are_of_one_size(card: ModelCard, dataset: Dataset) -> None:

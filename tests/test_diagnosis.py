@@ -105,7 +105,7 @@ ILL = {
     ),
     "underfitting": (a_history(train_accuracy=[0.5] * 10), kept(train_accuracy=0.55, val_accuracy=0.54), NO_SILENCE),
     "nothing learned": (a_history(train_accuracy=[0.1] * 10), kept(train_accuracy=0.11, val_accuracy=0.1), NO_SILENCE),
-    "statistics lag": (HEALTHY, kept(train_accuracy=0.11, val_accuracy=0.10), NO_SILENCE),
+    "lagging statistics": (HEALTHY, kept(train_accuracy=0.11, val_accuracy=0.10), NO_SILENCE),
     "rising validation loss": (
         a_history(val_loss=[1.5, 1.0, 0.8, 0.7, 0.68, 0.7, 0.75, 0.8, 0.87, 0.95]), kept(), NO_SILENCE
     ),
@@ -133,7 +133,7 @@ ILL = {
         ("overfitting", "augment.policy"),
         ("underfitting", "train.epochs"),
         ("nothing learned", "train.learning_rate"),
-        ("statistics lag", "train.learning_rate"),
+        ("lagging statistics", "train.learning_rate"),
         ("rising validation loss", "train.label_smoothing"),
         ("still improving", "train.epochs"),
         ("dead units", "train.learning_rate"),
@@ -246,4 +246,4 @@ def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> 
 def test_statistics_of_few_images_are_no_evidence_of_lag() -> None:
     """Right in training, less often so at twenty images afterwards."""
     few = kept(train_accuracy=0.8, val_accuracy=0.8, train_images=20)
-    assert "statistics lag" not in names(diagnose(a_history(train_accuracy=[0.95] * 10), RECIPE, few, NO_SILENCE))
+    assert "lagging statistics" not in names(diagnose(a_history(train_accuracy=[0.95] * 10), RECIPE, few, NO_SILENCE))

@@ -273,6 +273,7 @@ def test_what_is_like_an_image_of_the_sources_test_split_is_left_out() -> None:
     table = split(manifest, pairs_of([(1, 4), (1, 2), (5, 6)]), None, Split(validation=0.1))
     assert table["split"].iloc[[4, 1, 2]].tolist() == ["test", "left_out", "left_out"]
     assert table["split"].iloc[5] == table["split"].iloc[6] != "left_out"
+    assert table["alike"].iloc[[4, 1, 2]].nunique() == 1 != table["group"].iloc[[4, 1]].nunique()
 
 
 def test_a_new_image_that_ties_two_old_ones_together_is_left_out() -> None:

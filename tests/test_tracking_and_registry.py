@@ -240,10 +240,15 @@ def test_a_password_in_the_address_is_used_and_not_printed_and_no_proxy_is_asked
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:s%40cret@127.0.0.1:{server.server_port}")
         sync_or_warn(params, MODEL, artifacts)
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://token:@127.0.0.1:{server.server_port}")
+        sync_or_warn(params, MODEL, artifacts)
         server.shutdown()
     said = capfd.readouterr().err
-    assert "403" in said and "cret" not in said
-    assert "Basic " + base64.b64encode(b"user:s@cret").decode() in Recorder.seen
+    assert "403" in said and "cret" not in said and "token" not in said
+    for login in (b"user:s@cret", b"token:"):
+        assert "Basic " + base64.b64encode(login).decode() in Recorder.seen
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@127.0.0.1:9/db")
     with pytest.raises(ValueError, match="failed") as refused, explained():
         raise OSError("cannot reach postgresql://user:secret@127.0.0.1:9/db or s3://key:se@cret@host")
@@ -285,6 +290,14 @@ def test_a_store_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "False" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_the_address_of_a_store_may_have_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no part of the file's name."""
+    for _ in range(2):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=30")
+        connect().search_experiments()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
@@ -472,7 +485,7 @@ def compared_images(params: Params, card: ModelCard, dataset: Dataset, splits: p
     return int(found[1])
 
 
-@pytest.mark.parametrize("change", ["renamed", "replaced", "twin"])
+@pytest.mark.parametrize("change", ["renamed", "replaced", "twin", "left_out"])
 def test_images_are_known_by_their_content(
     artifacts: Path, tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset, change: str
 ) -> None:
@@ -481,8 +494,10 @@ def test_images_are_known_by_their_content(
     register(params, artifacts)
     promote(params, dataset, card.preprocessing)
     splits, taught, test = dataset.splits.copy(), dataset.rows("train")[:6], dataset.rows("test")
-    if change == "twin":
-        splits.loc[test[:6], "group"] = splits.loc[taught, "group"].to_numpy()
+    if change in ("twin", "left_out"):
+        tie = "group" if change == "twin" else "alike"
+        splits.loc[test[:6], tie] = splits.loc[taught, tie].to_numpy()
+        splits.loc[taught, "split"] = "train" if change == "twin" else "left_out"
         wanted = len(test) - 6
     else:
         splits.loc[taught, "split"], splits.loc[test[:6], "split"] = "test", "train"

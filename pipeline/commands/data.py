@@ -82,8 +82,7 @@ def say(findings: list[Finding]) -> None:
 
 def split(manifest: Path, pairs: Path, out: Path, params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Put every image into train, val or test; those that OUT holds already stay where they are."""
-    from pipeline.artifacts import SPLITS, read_table, write_table
-    from pipeline.stages.split import LEFT_OUT
+    from pipeline.artifacts import LEFT_OUT, SPLITS, read_table, write_table
     from pipeline.stages.split import split as run
 
     with summary("split") as facts:

@@ -42,7 +42,7 @@ FOLLOWS = {
     "exploding gradients": ("underfitting", "rising validation loss"),
     "vanishing gradients": ("underfitting",),
     "unstable validation": ("still improving",),
-    "statistics lag": ("unstable validation", "rising validation loss", "still improving"),
+    "lagging statistics": ("unstable validation", "rising validation loss", "still improving"),
 }
 
 
@@ -128,12 +128,12 @@ def _of_the_kept_network(history: pd.DataFrame, recipe: Train, kept: Kept, silen
     in_training = float(history["train_accuracy"].iloc[kept.best_epoch - 1])
     if in_training - kept.train_accuracy > max(GAP, NOISE * kept.train_noise):
         yield Finding(
-            "statistics lag", "critical",
-            f"The network was right at {in_training:.1%} of the images while it was trained, with the batches' own "
-            f"statistics, and is at {kept.train_accuracy:.1%} of them with batch norm's running statistics: it has "
-            "learned, but these do not fit the weights.",
-            f"Lower train.learning_rate (it is {recipe.learning_rate:g}), which moves the weights away from the "
-            f"statistics, raise train.batch_size (it is {recipe.batch_size}), or set train.ema to 0.",
+            "lagging statistics", "critical",
+            f"The network was right at {in_training:.1%} of the images while it was trained, and what is kept of it is "
+            f"at {kept.train_accuracy:.1%} of them: it has learned, but batch norm's running statistics, or the moving "
+            "average of the weights, lag behind.",
+            f"Set train.ema to 0 (it is {recipe.ema:g}), lower train.learning_rate (it is {recipe.learning_rate:g}), "
+            f"which moves the weights away, or raise train.batch_size (it is {recipe.batch_size}).",
         )  # fmt: skip
     elif max(kept.train_accuracy, kept.val_accuracy) < min(CHANCE * guessing, guessing + ABOVE_CHANCE * (1 - guessing)):
         yield Finding(

@@ -41,7 +41,7 @@ def audit(
     from cleanlab.filter import find_label_issues
 
     scores = held_out_probabilities(
-        features(network, card, dataset.images_NHWC, device), dataset.labels, dataset.splits["group"].to_numpy()
+        features(network, card, dataset.images_NHWC, device), dataset.labels, dataset.splits["alike"].to_numpy()
     )
     rows = find_label_issues(
         dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1

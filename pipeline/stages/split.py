@@ -18,15 +18,16 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.artifacts import LEFT_OUT
 from pipeline.config import Split
 from pipeline.stages.sampling import sample
 
-LEFT_OUT = "left_out"  # of an image that is like one of another side, where it would leak
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
 
 def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | None, config: Split) -> pd.DataFrame:
-    """A row per row of the manifest: path, class, sha256, split, fold (-1: none), group (a number).
+    """A row per row of the manifest: path, class, sha256, split, fold (-1: none), and the numbers of its group and of
+    all that is `alike`, ties by images that are left out included.
 
     `pairs` are what `validate` found alike; `earlier` is the table of an earlier run, which counts where it was made by
     the same rules. `split` is train, val, test or left_out. A split of the source's own is kept if
@@ -51,6 +52,7 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
         "fold": fold,
         # Without the ties by images that are left out: no group stands on two sides
         "group": groups(manifest, pairs[used[pairs["first"]] & used[pairs["second"]]], config.group_pattern),
+        "alike": group,
     })  # fmt: skip
     untrained = sorted(set(manifest["class"]) - set(table["class"][table["split"] == "train"]))
     if untrained:

@@ -116,7 +116,7 @@ def live_run(
     `wanted`: no run, for the processes of a team that do not lead it.
     """
     live = LiveRun(params, model, memo, key, again=0.0 if wanted else math.inf)
-    with _only_one(memo if wanted else None, model):
+    with _only_one(memo if wanted else None, model, patient=params.recipe(model).processes == 1):
         live.send("the start of the run")
         try:
             with _system_metrics(live):
@@ -128,8 +128,11 @@ def live_run(
 
 
 @contextmanager
-def _only_one(memo: Path | None, model: str) -> Iterator[None]:
-    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run."""
+def _only_one(memo: Path | None, model: str, patient: bool) -> Iterator[None]:
+    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run.
+
+    The leader of several processes is not `patient`, as the others would give up on it: it raises ValueError.
+    """
     if memo is None:
         yield
         return
@@ -138,6 +141,8 @@ def _only_one(memo: Path | None, model: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not patient:
+            raise ValueError(f"another training of {model} goes on: wait for its end, or stop it") from None
         print(f"another training of {model} goes on: waiting for it to end", file=sys.stderr, flush=True)
         lock.acquire()
     try:

@@ -29,15 +29,17 @@ def connect() -> MlflowClient:
     Raises OSError if it is a server that does not answer within some seconds.
     """
     uri = _address()
-    _ask(uri)
+    _ask(uri, float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
     import mlflow
+    from sqlalchemy import make_url
 
     mlflow.set_tracking_uri(uri)
-    if not uri.startswith("sqlite:///"):
+    file = make_url(uri).database if uri.startswith("sqlite:") else None
+    if not file or file == ":memory:":
         return mlflow.MlflowClient(uri)
     # The client opens the store, and several that open a fresh one at once crash in its migrations: one at a time
-    with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-        return _opened(Path(uri.removeprefix("sqlite:///")), uri)
+    with FileLock(f"{file}.lock"):
+        return _opened(Path(file), uri)
 
 
 def expect_server() -> None:
@@ -48,7 +50,7 @@ def expect_server() -> None:
         if AWAY.read_text(encoding="utf-8") == uri and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
             raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
     try:
-        _ask(uri)
+        _ask(uri, ANSWER_SECONDS)
     except OSError:
         AWAY.parent.mkdir(exist_ok=True)
         AWAY.write_text(uri, encoding="utf-8")
@@ -60,10 +62,10 @@ def _address() -> str:
     """Where MLflow is, with the environment set for MLflow to find it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https") and parts.username is not None:
-        # MLflow prints the address in errors and logs; it takes name and password from variables of their own as well
+    # MLflow prints the address in errors and logs; it takes name and password from variables as well, but not one alone
+    if parts.scheme in ("http", "https") and parts.username and parts.password:
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
         uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     os.environ["MLFLOW_TRACKING_URI"] = uri
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -76,14 +78,14 @@ def _address() -> str:
     return uri
 
 
-def _ask(uri: str) -> None:
-    """Raise OSError if the server does not answer, whatever it answers."""
+def _ask(uri: str, seconds: float) -> None:
+    """Raise OSError if the server does not answer in time, whatever it answers."""
     import requests
 
     # Whether to trust its certificate is for MLflow, which has variables for that
     with suppress(requests.exceptions.SSLError):
         if uri.startswith(("http://", "https://")):
-            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
+            requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
 
 
 def _opened(path: Path, uri: str) -> MlflowClient:
@@ -109,7 +111,7 @@ def _opened(path: Path, uri: str) -> MlflowClient:
 
 def masked(text: str) -> str:
     """The text without the names and passwords of its URLs."""
-    return re.sub(r"(?<=://)[^\s/@]*:[^\s/]*@", "***@", text)
+    return re.sub(r"(?<=://)[^\s/]+@", "***@", text)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -140,23 +142,22 @@ def forgiving(what: str) -> Iterator[_Attempt]:
     try:
         with explained():
             yield attempt
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         attempt.failed = True
         print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between us and MLflow becomes a ValueError with one sentence; a missing file stays what it is."""
+    """What goes wrong between us and MLflow becomes a ValueError with one sentence; trouble with our files stays."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except FileNotFoundError:
-        raise
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
         reason = " ".join(masked(str(error)).split())[:200]
-        uri = masked(os.environ["MLFLOW_TRACKING_URI"])
-        raise ValueError(f"MLflow at {uri} failed: {reason}") from error
+        raise ValueError(f"MLflow at {masked(_address())} failed: {reason}") from error

@@ -50,7 +50,7 @@ class Collected:
             parts = [int(norm.num_batches_tracked) if norm.training else 0 for norm in copies]
             if not any(parts):
                 continue
-            batches = own.get_buffer("num_batches_tracked").add_(1)
+            batches = own.get_buffer("num_batches_tracked").add_(0 if anew else 1)
             rate = 1.0 if anew else 1 / int(batches) if own.momentum is None else own.momentum
             for name in ("running_mean", "running_var"):
                 sums = [getattr(norm, name) * count for norm, count in zip(copies, parts, strict=True) if count]
@@ -64,7 +64,7 @@ def learning(network: nn.Module) -> list[nn.BatchNorm2d]:
 
 def observer(network: nn.Module) -> nn.Module:
     """A copy that computes as in evaluation, but whose batch norms normalize over what they see, and remember it."""
-    twin = copy.deepcopy(network)
+    twin = copy.deepcopy(network, {id(weights): weights for weights in network.parameters()})  # which are shared
     norms = learning(twin)
     twin.eval()
     for norm in norms:

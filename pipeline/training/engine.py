@@ -137,7 +137,7 @@ class Engine:
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of the mean loss over the whole batch; this process's mean loss, and how many it had right."""
-        # As many in each process; no share of a single image, over which batch norm has no variance
+        # As many in each process; no share of a single image either
         count = max(1, min(math.ceil(batch / self.team.size / self.share), len(labels) // 2))
         numbers = range(self.team.rank * count, (self.team.rank + 1) * count)
         shares = list(zip(numbers, images_NHWC.tensor_split(count), labels.tensor_split(count), strict=True))
@@ -166,12 +166,10 @@ class Engine:
             targets = self.objective.targets(labels)
             inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-            parts = max(1, min(math.ceil(len(labels) / self.micro_batch), len(labels) // 2))
-            for i, (part, wanted) in enumerate(
-                zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-            ):
-                last = share == shares[-1][0] and i == parts - 1
-                with self.team.together(self.wrapped, last):
+            parts = self._parts(len(labels))
+            pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+            for i, (part, wanted) in enumerate(pairs):
+                with self.team.together(self.wrapped, last=share == shares[-1][0] and i == parts - 1):
                     with self.placement.autocast():
                         logits = self.forwards[worker](part).float()
                     loss = self.objective.total(logits, wanted)
@@ -180,6 +178,10 @@ class Engine:
                 right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
                 sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
         return sums
+
+    def _parts(self, images: int) -> int:
+        """Into how many they are cut, none of them a single image, over which batch norm has no variance."""
+        return max(1, min(math.ceil(images / self.micro_batch), images // 2))
 
     def _take_less(self, images: int, error: Exception) -> None:
         """Half as many images at once; the batch stays what it is. Raises ValueError when nothing is left to halve."""
@@ -213,7 +215,7 @@ class Engine:
         seen = Collected(self.kept, observers)
         seen.reset()
         for images_NHWC, _ in batches:
-            parts = images_NHWC.tensor_split(math.ceil(len(images_NHWC) / self.share))
+            parts = images_NHWC.tensor_split(self._parts(len(images_NHWC)))
             busy = min(len(observers), len(parts))
             self.crew.each(partial(self._observe, observers), [parts[i::busy] for i in range(busy)])
         seen.gather(anew=True)

@@ -242,7 +242,7 @@ class _Training:
         """Mean cross-entropy and accuracy on the validation rows. Raises ValueError when the loss is not finite."""
         engine, team, size = self.engine, self.team, self.recipe.batch_size
         some = np.random.default_rng(self.recipe.seed).permutation(self.data.rows)[: batch_norm.IMAGES]
-        engine.settle(self.source.batches([some[i : i + size] for i in range(0, len(some), size)]))
+        engine.settle(self.source.batches(np.array_split(some, math.ceil(len(some) / size))))
         team.same_buffers(engine.kept)
         mine = self._mine(self.data.val_rows)
         sums = torch.zeros(3, device=engine.placement.device)
