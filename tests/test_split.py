@@ -266,6 +266,36 @@ def test_the_sources_own_test_split_is_kept_unless_told() -> None:
     assert (recut["split"] == "test").sum() == 24
 
 
+@pytest.mark.parametrize(("singles", "pairs_each"), [(8, 1), (4, 8), (6, 6), (20, 1)])
+def test_twins_of_small_classes_come_to_every_split(singles: int, pairs_each: int) -> None:
+    """20 classes with a few twins each: over ten seeds, twins have in each split the share that they have in all, give
+    or take six standard errors of as many independent draws. No class alone can tell."""
+    manifest, pairs = of_groups([[1] * singles + [2] * pairs_each] * 20)
+    twin = np.bincount(groups(manifest, pairs, ""))[groups(manifest, pairs, "")] == 2
+    tables = [split(manifest, pairs, None, Split(validation=0.1, test=0.2, seed=seed)) for seed in range(10)]
+    for name in SPLITS:
+        there = np.concatenate([twin[table["split"] == name] for table in tables])
+        error = np.sqrt(2 * twin.mean() * (1 - twin.mean()) / len(there))  # twins come in twos
+        assert there.mean() == pytest.approx(twin.mean(), abs=6 * error)
+
+
+def test_folds_of_large_groups_are_as_even_as_these_allow() -> None:
+    """30 patients of 20 images: no fold has two patients of a class more than another."""
+    manifest = manifest_of([300, 300]).assign(group=[f"p{i // 20}" for i in range(600)])
+    sizes = split(manifest, NO_PAIRS, None, Split(folds=5))["fold"].value_counts().drop(-1)
+    assert len(sizes) == 5 and sizes.max() - sizes.min() <= 40
+
+
+def test_a_side_whose_images_are_gone_is_named() -> None:
+    """Somebody has deleted all test images of a class: it is not evaluated on the others without a word."""
+    manifest = manifest_of([20, 20])
+    before = split(manifest, NO_PAIRS, None, Split())
+    left = manifest[(before["split"] != "test") | (before["class"] == manifest["class"].iloc[0])].reset_index(drop=True)
+    with pytest.raises(ValueError, match="has no image left for test"):
+        split(left, NO_PAIRS, before, Split())
+    assert split(left, NO_PAIRS, None, Split())["split"].nunique() == 3
+
+
 def test_what_is_like_an_image_of_the_sources_test_split_is_left_out() -> None:
     """The official test split is not touched; its near-duplicates teach nobody, and theirs neither."""
     manifest = manifest_of([40, 40])

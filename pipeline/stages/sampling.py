@@ -7,28 +7,27 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-COMPARED = 1_000_000  # numbers that are compared at once to find an exchange: 8 MB
+BALANCED = 20  # classes of a mixture that are balanced at once: its most frequent ones
+LISTED = 10  # groups whose combinations are all looked at
+CERTAIN = 1e-9
 
 
 def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Which units [units] come to a side that lacks `missing` images of each class; `sizes` is [units, classes].
 
-    Systematic sampling (Madow 1949) over strata of like classes and sizes: each group has the same chance, as large as
-    the share that is missing, whatever its size. Only where single images cannot make up for what the groups are too
-    many or too few, groups are exchanged. `owed` units of each class stay for other sides, which have none of it yet.
+    Each group has the same chance, as large as the share that is missing, whatever its size, as far as single images
+    can then make the count of every class right to an image. `owed` units of each class stay for other sides, which
+    have none of it yet.
     """
-    rate = np.minimum(missing / np.maximum(sizes.sum(axis=0), 1), 1)
     count = sizes.sum(axis=1)
     chosen = np.zeros(len(sizes), dtype=bool)
-    tied = np.flatnonzero(count > 1)
-    mixture = np.unique(sizes[tied] > 0, axis=0, return_inverse=True)[1].ravel()
-    tied = tied[np.lexsort((tied, np.log2(count[tied]).astype(int), mixture))]
-    reached = np.floor(draw.random() + np.cumsum(sizes[tied] @ rate / count[tied]))
-    chosen[tied] = np.diff(reached, prepend=0) > 0
     singles = np.flatnonzero(count == 1)
     label = sizes[singles].argmax(axis=1)
     alone = np.bincount(label, minlength=len(missing))
     filled = np.zeros(len(missing), dtype=np.int64)
+    # Neighbours are weighed against one another: alike in size, and the smallest, which fit best, at last
+    tied = np.flatnonzero(count > 1)
+    tied = tied[np.argsort(-count[tied], kind="stable")]
     # Classes that no group ties together have nothing to do with one another
     main = sizes[tied].argmax(axis=1)
     unit, beside = sizes[tied].nonzero()
@@ -36,22 +35,16 @@ def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.ra
     parts, part_of = connected_components(ties, directed=False)
     for part in range(parts):
         units, here = tied[part_of[main] == part], np.flatnonzero(part_of == part)
-        chosen[units], filled[here] = _exchange(
-            chosen[units], sizes[np.ix_(units, here)], alone[here], missing[here], owed[here], draw
-        )
+        chosen[units], filled[here] = _of_part(sizes[np.ix_(units, here)], alone[here], missing[here], owed[here], draw)
     chosen[singles] = pd.Series(label).groupby(label).cumcount().to_numpy() < filled[label]
     return chosen
 
 
-def _exchange(
-    chosen: np.ndarray, sizes: np.ndarray, alone: np.ndarray, missing: np.ndarray, owed: np.ndarray,
-    draw: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """`chosen` groups with as few exchanges as make the counts fit, and how many of the `alone` single images of each
-    class fill the rest."""
-    chosen, sizes = np.append(chosen, False), np.vstack([sizes, np.zeros_like(missing)])  # the last: none in exchange
-    present = sizes > 0
-    fair = alone * np.minimum(missing / np.maximum(sizes.sum(axis=0) + alone, 1), 1)
+def _of_part(
+    sizes: np.ndarray, alone: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen groups, and how many of the `alone` single images of each class fill the rest."""
+    present, total = sizes > 0, sizes.sum(axis=0) + alone
     forbidden = sizes.sum() + missing.sum() + 1
 
     def fill(images: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,21 +52,42 @@ def _exchange(
         spare = present.sum(axis=0) + alone - owed - groups
         filled = np.clip(missing - images, 0, np.clip(spare, 0, alone))
         bad = ((missing > 0) & (groups + filled == 0)) | (spare < 0)
-        unlike = np.maximum(np.abs(filled - fair) - np.sqrt(fair), 0)  # beyond chance
-        return filled, (np.abs(missing - images - filled) + unlike / 2 + forbidden * bad).sum(axis=-1)
+        beyond = np.maximum(np.abs(missing - images - filled) - 1, 0)
+        return filled, (beyond + forbidden * bad).sum(axis=-1)
 
-    most = int(np.sqrt(COMPARED / len(missing)))
-    while True:
+    chance = sizes @ np.minimum(missing / np.maximum(total, 1), 1) / np.maximum(sizes.sum(axis=1), 1)
+    chance[np.maximum(sizes - missing - 1, 0).sum(axis=1) > sizes.sum(axis=1) / 2] = 0  # mostly too much
+    chance = _flight(sizes[:, np.argsort(-total, kind="stable")[:BALANCED]].T, chance, draw)
+    chosen, unsure = chance == 1, np.flatnonzero((chance > 0) & (chance < 1))
+    added = (np.arange(2 ** len(unsure))[:, None] >> np.arange(len(unsure)) & 1).astype(bool)
+    wrong = fill(
+        sizes[chosen].sum(axis=0) + added @ sizes[unsure], present[chosen].sum(axis=0) + added @ present[unsure]
+    )[1]
+    likely = np.where(added, chance[unsure], 1 - chance[unsure]).prod(axis=1) * (wrong == wrong.min())
+    chosen[unsure] = added[draw.choice(len(added), p=likely / likely.sum())]
+    while len(sizes):  # where that does not suffice, one group more or less
+        sign = np.where(chosen, -1, 1)[:, None]
         images, groups = sizes[chosen].sum(axis=0), present[chosen].sum(axis=0)
-        filled, wrong = fill(images, groups)
-        if wrong == 0:
-            return chosen[:-1], filled
-        leave, enter = (
-            np.append(draw.permutation(np.flatnonzero(chosen[:-1] == now))[:most], -1) for now in (True, False)
-        )
-        step = sizes[enter] - sizes[leave][:, None], present[enter].astype(int) - present[leave][:, None]
-        then = fill(images + step[0], groups + step[1])[1]
-        best = np.unravel_index(then.argmin(), then.shape)
-        if then[best] >= wrong:
-            return chosen[:-1], filled
-        chosen[[leave[best[0]], enter[best[1]]]] ^= True
+        then = fill(images + sign * sizes, groups + sign * present)[1]
+        if then.min() >= fill(images, groups)[1]:
+            break
+        chosen[then.argmin()] ^= True
+    return chosen, fill(sizes[chosen].sum(axis=0), present[chosen].sum(axis=0))[0]
+
+
+def _flight(balanced: np.ndarray, chance: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """The chances [units] moved to 0 or 1 at random, but for a few: each keeps its mean, and the sums that `balanced`
+    [rows, units] makes of them stay what they are (the cube method: Deville and Tille 2004, Biometrika 91)."""
+    chance = chance.copy()
+    while True:
+        unsure = np.flatnonzero((chance > 0) & (chance < 1))
+        if len(unsure) <= min(len(balanced), LISTED):
+            return chance
+        some = unsure[: len(balanced) + 1]
+        way = np.linalg.svd(balanced[: len(some) - 1, some])[2][-1]  # along which no sum changes
+        now = chance[some]
+        with np.errstate(divide="ignore"):
+            ahead = np.where(way > CERTAIN, (1 - now) / way, np.where(way < -CERTAIN, -now / way, np.inf)).min()
+            back = np.where(way > CERTAIN, now / way, np.where(way < -CERTAIN, (now - 1) / way, np.inf)).min()
+        now = now + way * (ahead if draw.random() < back / (ahead + back) else -back)
+        chance[some] = np.where(np.abs(now - now.round()) < CERTAIN, now.round(), now)

@@ -42,6 +42,13 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     order = ["test", "val", *(f"fold{number}" for number in range(config.folds)), "train"]
     side = _resolve(manifest, pairs, config.group_pattern, group, settled, kept, order)
     _deal(manifest, group, side, kept, shares, rest, config.seed)
+    for name in (*shares, rest):
+        cut = manifest["class"][(kept == "") & (side != LEFT_OUT)]
+        if absent := sorted(set(cut) - set(manifest["class"][side == name])):
+            raise ValueError(
+                f"class {absent[0]!r} has no image left for {name}: add images of it, or delete the earlier run's "
+                f"splits.parquet, so that all are dealt anew"
+            )
     used = side != LEFT_OUT
     fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
     table = pd.DataFrame({
@@ -161,15 +168,17 @@ def _deal(
     np.add.at(sizes, (unit_of, class_of[free]), 1)
     taken = np.full(len(first), rest, dtype=object)
     there = {name: np.bincount(class_of[cut & (side == name)], minlength=len(classes)) for name in (*shares, rest)}
-    before = 0.0
+    pool, left_share = (
+        total,
+        1.0,
+    )  # of the sides that are not dealt yet: what one is too many or too few the others share
     for place, (name, share) in enumerate(shares.items()):
-        # Of the running total, so that roundings do not add up
-        target = np.floor((before + share) * total + 0.5) - np.floor(before * total + 0.5)
-        before += share
-        missing = np.maximum(np.where(total > 0, np.maximum(target, 1), 0) - there[name], 0)
+        target = np.maximum(np.floor(pool * share / left_share + 0.5), total > 0).astype(int)
         left = np.flatnonzero(taken == rest)
         owed = np.sum([(total > 0) & (there[later] == 0) for later in [*shares, rest][place + 1 :]], axis=0)
-        taken[left[sample(sizes[left], missing, owed, draw)]] = name
+        chosen = left[sample(sizes[left], np.maximum(target - there[name], 0), owed, draw)]
+        taken[chosen] = name
+        pool, left_share = pool - there[name] - sizes[chosen].sum(axis=0), left_share - share
     side[free] = taken[unit_of]
 
 
