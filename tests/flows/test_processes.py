@@ -32,7 +32,7 @@ def is_gone(pid: int) -> bool:
     """Whether a process has ended (an orphan's remains may wait for init)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
         return True
 
 
