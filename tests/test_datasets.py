@@ -94,15 +94,21 @@ def test_litter_is_counted_by_kind_and_passed_over(root: Path) -> None:
         touch(root / folder, "@eaDir/a/THUMB_M.jpg", "Icon\r", "ehthumbs.db", "desktop.ini", ".DS_Store")
         touch(root / folder, "Thumbs.db", "__MACOSX/x.png", "._x.png", "x.xml", "x.TXT", "x.json", "x.csv", "README")
         touch(root / folder, "notes.md", "x.aae", "x.xmp", "x.MOV", "x.npy", "x.mat", ".hidden/a.png", "#recycle/a.png")
+        touch(
+            root / folder, "Thumbs.db:encryptable", "ZbThumbnail.info", "Network Trash Folder/a.png", "x.lnk", "x.url"
+        )
+        touch(root / folder, "x.jpg.part", "x.crdownload", "x.jgw", "x.tfw", "x.py", "__pycache__/x.pyc")
     touch(root / "digit-0", "more/good.png", "unknown.xyz")
     assert {entry.path for entry in folder_entries(root)} == {
         *(f"digit-{digit}/00{number}.png" for digit in (0, 1) for number in (0, 1, 2)),
         *("digit-0/more/good.png", "digit-0/unknown.xyz"),
     }
     (note,) = [note for note in notes(root) if note.startswith("passed over: ")]
-    counted = [kind.split(" ") for kind in note.removeprefix("passed over: ").split(", ")]
     kinds = "@eaDir Icon ehthumbs.db desktop.ini .DS_Store Thumbs.db __MACOSX ._* .xml .txt .json .csv readme .md .aae"
-    kinds = f"{kinds} .xmp .mov .npy .mat hidden #recycle"
+    kinds = f"{kinds} .xmp .mov .npy .mat hidden #recycle Thumbs.db:encryptable ZbThumbnail.info .lnk .url .part"
+    kinds = f"{kinds} .crdownload .jgw .tfw .py __pycache__ Network_Trash_Folder"
+    note = note.replace("Network Trash Folder", "Network_Trash_Folder")
+    counted = [kind.split(" ") for kind in note.removeprefix("passed over: ").split(", ")]
     assert sorted(counted) == [["3", kind] for kind in sorted(kinds.split())]
 
 
@@ -270,6 +276,33 @@ def test_a_folder_that_cannot_serve_is_named(root: Path, damage: str, said: str)
         ("images/train/1.jpg images/val/2.jpg labels/train/1.txt labels/val/2.txt", "images.*labels"),
         ("train/images/1.jpg train/labels/1.txt valid/images/2.jpg valid/labels/2.txt", "images, labels"),
         ("cat/train/1.jpg cat/test/2.jpg dog/train/1.jpg dog/test/2.jpg", "sub-folders.*test, train.*train/CLASS/"),
+        ("cat/trainA/1.jpg cat/testA/2.jpg dog/trainA/1.jpg dog/testA/2.jpg", "sub-folders.*testA, trainA"),
+        ("seg_train/seg_train/cat/1.jpg seg_test/seg_test/cat/1.jpg seg_pred/1.jpg", "seg_test, seg_train,"),
+        ("asl_alphabet_train/asl_alphabet_train/A/1.jpg asl_alphabet_test/2.jpg", "asl_alphabet_test, "),
+        ("train_cats/1.jpg train_dogs/1.jpg test_cats/2.jpg test_dogs/2.jpg", "test_cats, test_dogs, train_cats"),
+        *[
+            (f"{one}/cat/1.jpg {one}/dog/1.jpg {two}/cat/1.jpg {two}/dog/1.jpg", f"{one}.*{two}.*cat, dog")
+            for one, two in (
+                ("TrainingSet", "ValidationSet"),
+                ("testset", "trainset"),
+                ("testImages", "trainImages"),
+                ("x_test", "x_train"),
+                ("testA", "trainA"),
+                ("Test_Alphabet", "Train_Alphabet"),
+                ("fruits_test", "fruits_train"),
+                ("test", "trainval"),
+                ("evaluation-data", "training-data"),
+                ("dev", "holdout"),
+                ("cats_test", "train_cats"),
+                ("testx", "trainx"),
+            )
+        ],
+        ("train/images/cat/1.jpg train/images/dog/1.jpg val/images/cat/1.jpg", r"images.*cat, dog.*train/CLASS/"),
+        ("cat/images/1.jpg cat/masks/1.png dog/images/1.jpg dog/masks/1.png", "masks.*images"),
+        ("cat/jpg/1.jpg cat/ground_truth/1.png dog/jpg/1.jpg dog/ground_truth/1.png", "ground_truth"),
+        ("test+/1.jpg test-/1.jpg", "test+.*indeed, rename them"),
+        ("Mask/1.jpg Masks/1.jpg", "Mask, Masks.*indeed, rename them"),
+        ("photos/a/1.jpg photos/b/1.jpg docs/a.pdf scripts/x.py models/m.h5 src/__pycache__/x.pyc", "/photos alone"),
     ],
 )
 def test_splits_and_parts_of_a_data_set_are_no_classes(tmp_path: Path, files: str, said: str) -> None:
@@ -286,11 +319,36 @@ def test_splits_and_parts_of_a_data_set_are_no_classes(tmp_path: Path, files: st
         "labels/1.jpg masks/2.jpg pens/3.jpg",
         "1/1.jpg 2/1.jpg",
         "cat/day/1.jpg dog/night/1.jpg",
+        "cat/images/1.jpg dog/images/1.jpg",
+        "test tube/1.jpg flask/2.jpg",
+        "training shoes/1.jpg boots/2.jpg test/3.jpg",
+        "contest/1.jpg test/2.jpg",
+        "valley/1.jpg train/2.jpg valve/3.jpg",
+        "test positive/1.jpg test negative/2.jpg",
+        "invalid/1.jpg valid/2.jpg",
+        "with_mask/1.jpg without_mask/2.jpg",
+        *[
+            " ".join(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in names.split())
+            for names in ("train test images data masks", "train test", "data train_data")
+        ],
     ],
 )
 def test_names_that_may_be_meant_are_classes(tmp_path: Path, files: str) -> None:
     """Locomotives, people with and without a mask, goods of a shop: nothing is said."""
     assert notes(touch(tmp_path, *files.split())) == []
+
+
+def test_sub_folders_that_differ_are_noted_too(tmp_path: Path) -> None:
+    """Classes that lie one level deeper, or patients: a person knows."""
+    (note,) = notes(touch(tmp_path, *(f"{p}/1.jpg" for p in ("animals/cat", "animals/dog", "vehicles/car"))))
+    assert "animals, vehicles" in note and "car, cat, dog" in note and "split.group_pattern" in note
+
+
+def test_folders_without_images_are_noted(root: Path) -> None:
+    """They may be classes that are empty, or code: they stay faults, and one sentence says what to do."""
+    (note, _) = notes(touch(root, "models/m.pth", "src/x.py", "__pycache__/x.pyc", "digit-0/sub/x.py"))
+    assert "models, src" in note and "move" in note
+    assert list(faults(root)) == ["models/", "src/"]
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
@@ -308,6 +366,14 @@ def test_a_test_class_without_training_images_is_named(tmp_path: Path, digit_fol
     shutil.copytree(digit_folder, tmp_path / "train")
     shutil.copytree(digit_folder / "digit-0", tmp_path / "test" / "zero")
     with pytest.raises(ValueError, match="class 'zero' of test/ has no images in train/"):
+        folder_entries(tmp_path)
+
+
+@pytest.mark.parametrize(("here", "there"), [("Cat", "cat"), ("K\u00e4fer", "Ka\u0308fer")])
+def test_a_class_that_is_written_differently_is_named(tmp_path: Path, here: str, there: str) -> None:
+    """Adding images or removing the class would be the wrong advice."""
+    touch(tmp_path, f"train/{here}/1.jpg", "train/dog/1.jpg", f"val/{there}/1.jpg", "val/dog/1.jpg")
+    with pytest.raises(ValueError, match=rf"{there}.*val/.*{here}.*same case and Unicode"):
         folder_entries(tmp_path)
 
 

@@ -15,7 +15,7 @@ from pipeline.commands.presets import named
 from pipeline.commands.setup import init
 from pipeline.config import load
 from pipeline.datasets import sources
-from tests.conftest import PROJECT, write_digits
+from tests.conftest import PROJECT, touch, write_digits
 
 
 def test_the_shipped_params_are_those_of_digits(tmp_path: Path) -> None:
@@ -183,6 +183,28 @@ def test_a_folder_with_a_table_gets_a_hint(tmp_path: Path, scans: Path) -> None:
     (scans / "labels.csv").write_text("image_id,label\n")
     with pytest.raises(ValueError, match=r"no class folders: .*labels\.csv has the columns image_id, label"):
         init(images=scans, params=tmp_path / "params.yaml")
+
+
+def test_all_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """Kaggle's train.csv is the one that people mean, not the sample of a submission."""
+    touch(tmp_path / "k", "train/1.jpg", "test/1.jpg")
+    (tmp_path / "k" / "train.csv").write_text("id,label\n1.jpg,a\n2.jpg,b\n")
+    (tmp_path / "k" / "sample_submission.csv").write_text("id,label\n1.jpg,a\n")
+    with pytest.raises(ValueError, match=r"train\.csv has the columns id, label.*sample_submission\.csv"):
+        init(images=tmp_path / "k", params=tmp_path / "params.yaml")
+
+
+def test_copies_are_not_alike_by_nature(tmp_path: Path, digit_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each photo ten times: these are copies, and near-duplicates would still be found."""
+    for digit in ("digit-0", "digit-1"):
+        for copy in range(10):
+            for file in sorted((digit_folder / digit).iterdir())[:4]:
+                target = tmp_path / "copies" / digit / f"{copy}-{file.name}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+    init(images=tmp_path / "copies", params=tmp_path / "params.yaml")
+    assert "alike by nature" not in capsys.readouterr().out
+    assert load(tmp_path / "params.yaml").validate_.min_similarity < 1
 
 
 @pytest.mark.parametrize("name", ["images", "table.csv", "a.zip"])

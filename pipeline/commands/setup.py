@@ -107,7 +107,8 @@ def _table_in(images: Path) -> str:
     fit = [str(table) for table, unfit in tables.items() if not unfit]
     if fit:
         return f"; for the labels in its table say --images {' or '.join(fit)}"
-    return "".join(f"; {unfit}" for unfit in list(tables.values())[:1])
+    largest_first = sorted(tables, key=lambda table: -table.stat().st_size)[:4]
+    return "".join(f"; {f'nor does {other} fit' if i else tables[other]}" for i, other in enumerate(largest_first))
 
 
 def _watched(root: Path) -> str:
@@ -160,10 +161,11 @@ def _near_duplicates_each(files: list[Path]) -> float:
 
     entries = [Entry(file.as_posix(), "", "", file) for file in files[:COMPARED]]
     block = decode(entries, Preprocessing(32, "stretch", (255, 255, 255)))
-    count = len(block.pixels_NHWC)
+    _, once = np.unique(block.columns["sha256"], return_index=True)  # copies are not alike by nature
+    count = len(once)
     if count < 2:  # `ingest` will say why they cannot be read
         return 0.0
     usual = Validate()
-    rows = ImageRows(block.pixels_NHWC, np.arange(count))
-    pairs = find_pairs(block.columns["phash"], rows, usual.max_hash_distance, usual.min_similarity, most=count)
+    rows = ImageRows(block.pixels_NHWC, once)
+    pairs = find_pairs(block.columns["phash"][once], rows, usual.max_hash_distance, usual.min_similarity, most=count)
     return 2 * len(pairs) / count**2 * len(files)

@@ -6,6 +6,7 @@ A file that serves several sources names them in `NAMES`; otherwise the source i
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def can_be_learned(root: Path, entries: list[Entry]) -> None:
     known = {entry.label for entry in sound if entry.split in ("", "train")}
     for entry in sound:
         if entry.label not in known:
-            raise ValueError(
-                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: add some or remove the class"
+            like = sorted(name for name in known if _folded(name) == _folded(entry.label))
+            fix = (
+                f"there it is {like[0]!r}: give both the same case and Unicode form"
+                if like
+                else "add some or remove it"
             )
+            raise ValueError(f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: {fix}")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()

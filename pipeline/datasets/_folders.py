@@ -6,16 +6,19 @@ import os
 import stat
 from pathlib import Path
 
-# Left by file managers, by macOS's zip and by file servers (Synology, QNAP, NetApp)
+# Left by file managers, by macOS's zip, by file servers (Synology, QNAP, NetApp) and by Python
 LITTER = {
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", ".ds_store", "__macosx"),
     *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db:encryptable", "zbthumbnail.info", "network trash folder", "temporary items", "__pycache__"),
 }
-# Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos
+# Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos, shortcuts, halves
+# of downloads, coordinates of maps, code and networks
 SIDECARS = {
     *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
     *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
-    *(".mov", ".mp4"),
+    *(".mov", ".mp4", ".lnk", ".url", ".part", ".crdownload", ".jgw", ".tfw", ".pgw", ".wld"),
+    *(".py", ".pyc", ".ipynb", ".sh", ".h5", ".pt", ".pth", ".onnx", ".pkl"),
 }
 PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -37,11 +37,16 @@ SPLITS = {
 }
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
 LISTED = 10  # names that are written out
-# Words of folders that hold a part of a data set, whatever the classes are
-PARTS = {
-    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"),
+# Words of folders that hold a part of a data set, whatever the classes are; the first tell of what is drawn over images
+DRAWN = {
     *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"),
+    *("ground", "truth"),
 }
+PARTS = DRAWN | {
+    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"),
+}
+IN_DISGUISE = re.compile("|".join(sorted({*SPLITS, "eval", "evaluation", "dev", "holdout"}, key=len, reverse=True)))
+GLUED = PARTS | {"", "x", "y"}  # what may be left of a word that tells of a split: trainset, trainval, xtrain
 
 
 def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
@@ -61,32 +66,58 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
             parts = entry.path.split("/")[1 if entry.split else 0 :]
             inside.setdefault(entry.label, set()).update(parts[1:-1][:1])
     shared = {name for name, count in Counter(chain.from_iterable(inside.values())).items() if count > 1}
-    splits, parts = _parts(inside, SPLITS), _parts(inside, SPLITS.keys() | PARTS)
-    if len(splits) > 1 or 1 < len(parts) == len(inside):
-        said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set"
-        if not shared:
-            raise ValueError(f"{said}: put the images into train/CLASS/ and test/CLASS/, or give the table of labels")
-        images = max(parts, key=lambda name: "im" in name.lower())  # image, img
-        fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
-        raise ValueError(f"{said}; their sub-folders are {_listed(shared)}: if those are the classes, {fix}")
-    if len(_parts(shared, SPLITS)) > 1:
-        raise ValueError(f"{root}: the classes have the sub-folders {_listed(shared)}: move them to train/CLASS/, ...")
+    # Below a real train/ a class may be called test; images and masks alone are a segmentation's there, too
+    real = any(entry.split for entry in entries)
+    splits = [] if real else _splits(inside)
+    told = [_told(name) for name in inside]
+    if splits or 1 < len(told) == sum(rest == "" and not (real and words - PARTS) for rest, words in told):
+        parts = splits or sorted(inside)
+        fix = "put the images into train/CLASS/ and test/CLASS/, or give the table of labels"
+        if shared:
+            images = max(parts, key=lambda name: "im" in name.lower())  # image, img
+            fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
+            fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
+        said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set: {fix}"
+        raise ValueError(f"{said}; if they are classes indeed, rename them or write a table of labels")
+    if splits := _splits(shared):
+        raise ValueError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
+    if drawn := _listed(name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN):
+        said = f"{root}: the classes have the sub-folders {_listed(shared)}; {drawn} would be learned as images, too"
+        raise ValueError(f"{said}: move {drawn} out of {root}, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
     classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
         said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
         raise ValueError(f"{said}, use {root / deepest} alone")
-    if len(classes) > 1 and all(inside[name] & shared for name in classes):
-        return [f"the classes are {_listed(classes)}; the names of their sub-folders, {_listed(shared)}, are not used: "
-                f"if those are the classes, move them to the top, or write a table of labels"]  # fmt: skip
-    return []
+    below = _listed(set().union(*inside.values()))
+    if len(classes) == 1 and below:
+        said = f"{root}: all images lie in folders called {_listed(classes)}, whose sub-folders are {below}"
+        raise ValueError(f"{said}: if those are the classes, move them up, to train/CLASS/, ...")
+    notes = []
+    if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
+        notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
+    if len(classes) > 1 and all(inside[name] for name in classes) and any(len(inside[name]) > 1 for name in classes):
+        notes.append(f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used: "
+                     f"if those are the classes, move them to the top, or write a table of labels; "
+                     f"if each is a patient or a video, see split.group_pattern")  # fmt: skip
+    return notes
 
 
-def _parts(names: Iterable[str], needed: Container[str]) -> list[str]:
-    """Those made of nothing but words of splits and PARTS, one of them in `needed`: test_images, val2017, masks."""
-    words = {name: re.findall(r"[^\W\d_]+", name.lower()) for name in sorted(names)}
-    known = SPLITS.keys() | PARTS
-    return [name for name, its in words.items() if known.issuperset(its) and any(word in needed for word in its)]
+def _splits(names: Iterable[str]) -> list[str]:
+    """Those that are alike but for the word of a split: train_cats and test_cats, trainA and valA."""
+    told = {name: rest for name in sorted(names) for rest, words in [_told(name)] if words - PARTS}
+    same = Counter(told.values())
+    return [name for name, rest in told.items() if same[rest] > 1]
+
+
+def _told(name: str) -> tuple[str, set[str]]:
+    """What a name says of its images, and its words that tell of a split or a part: cats and train of `train_cats`.
+
+    `trainset` is a word of a split, `contest` and `valley` are none.
+    """
+    words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    known = {word for word in words if IN_DISGUISE.sub("", word) in GLUED and word not in ("x", "y")}
+    return " ".join(word for word in words if word not in known) if words else name, known
 
 
 def _listed(names: Iterable[str]) -> str:
