@@ -133,7 +133,7 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)
     image.load()
     upright = _upright(picture, image.getexif())
-    if upright.size != image.size:
+    if upright.size != picture.size:
         width, height = height, width
     rgb = np.asarray(_rgb(upright, preprocessing.background))
     return Decoded(rgb, width, height, mode, kind, peak=peak)
