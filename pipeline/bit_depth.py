@@ -126,11 +126,11 @@ def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dic
 
 
 def _end_there(peaks: np.ndarray, white: int) -> bool:
-    """Whether many peaks, and most of all below, lie in the upper half below a white, and next to none just above."""
+    """Whether many peaks, and most of all below, lie in the upper half below a white, and few just above."""
     below, above = (int((peaks <= factor * _most(white)).sum()) for factor in (1, 2))
     filling = below - int((peaks <= white / 2).sum())
-    # Ten images fill just these bits, and none the next one, by chance once in a thousand times
-    return filling >= min(10, 0.8 * len(peaks)) and 2 * filling >= below and 20 * (above - below) <= filling
+    # Ten that fill these bits, to one that needs one more, are chance in less than one of a hundred natural sets
+    return filling >= min(10, 0.8 * len(peaks)) and 2 * filling >= below and 6 * (above - below) <= filling
 
 
 def _most(white: npt.ArrayLike) -> np.ndarray:

@@ -22,7 +22,7 @@ class Preprocessing:
     """How an image is brought to the model's size; travels inside the ONNX file.
 
     `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255 behind transparency and padding.
-    `white`: the value that is white in images of more than 8 bits, of each type of values (uint16, int32, float32) that
+    `white`: the value that is white in images of more than 8 bits, of each type of values (uint16, float32, ...) that
     the data set has; their files do not say it.
     """
 

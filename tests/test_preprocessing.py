@@ -135,16 +135,19 @@ def test_files_on_two_scales_are_told_apart(scales: tuple[int, int], few: int, m
 
 
 def test_natural_images_with_dark_ones_are_not_torn_apart() -> None:
-    """Exposures that vary, in 16 bits: a dark image stays dark, also where most are, and where two groups differ."""
+    """Exposures that vary, in 16 bits: a dark image stays dark, also where most are, and where two groups differ; two
+    scales are mostly found also where each has dark images."""
     draw = np.random.default_rng(0)
-    torn = 0
+    torn = found = 0
     for _ in range(1_000):
         count, spread = draw.integers(20, 400), draw.uniform(0.5, 2)
         middle = draw.choice(np.geomspace(500, 65535, 20), 2)[draw.integers(0, draw.integers(1, 3), count)]
         reached = (middle * np.exp(draw.normal(0, spread, count))).clip(0, 65535)
         reached[:5] = draw.uniform(40_000, 65535, 5)
         torn += whites(peaks_of(reached, "")) != ({"uint16": 65535}, {})
-    assert torn <= 5
+        low, high = draw.uniform(0.2, 1, count) * 4095, draw.uniform(0.05, 1, count) * 65535
+        found += whites([*peaks_of(low, "low"), *peaks_of(high, "high")])[1] != {}
+    assert torn <= 5 and found >= 850
 
 
 @pytest.mark.parametrize(("kind", "full"), [(np.int8, 127), (np.int16, 32767), (np.int16, 4095)])
