@@ -37,7 +37,8 @@ class Preprocessing:
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Preprocessing:
         red, green, blue = record["background"]
-        return Preprocessing(record["size"], record["resize"], (red, green, blue), record.get("white", {}))
+        white = record.get("white", {"uint16": 65535})  # whatever the data set, before cards said it
+        return Preprocessing(record["size"], record["resize"], (red, green, blue), white)
 
     def agrees(self, other: Preprocessing) -> bool:
         """Whether both make the same of every image; a type of values that one of them has not met does not count."""

@@ -254,12 +254,15 @@ def test_values_without_a_meaning_are_refused(wrong: float) -> None:
 
 
 def test_models_of_before_are_read() -> None:
-    """Their cards say nothing of white; what only one side has met is no difference."""
+    """Their cards say nothing of white, which was 65,535 of 16 bits; what only one side has met is no difference."""
     old = Preprocessing.from_record({"size": 8, "resize": "crop", "background": [255, 0, 0]})
-    assert old == PLAIN and Preprocessing.from_record(old.record()) == old
-    new, other = (Preprocessing(8, "crop", (255, 0, 0), {"uint16": white}) for white in (4095, 65535))
-    assert Preprocessing.from_record(new.record()) == new
-    assert old.agrees(new) and new.agrees(old) and not new.agrees(other) and not old.agrees(LARGE)
+    assert Preprocessing.from_record(old.record()) == old and Preprocessing.from_record(PLAIN.record()) == PLAIN
+    of_12, of_16, floats = (
+        Preprocessing(8, "crop", (255, 0, 0), white) for white in ({"uint16": 4095}, {"uint16": 65535}, {"float32": 1})
+    )
+    assert Preprocessing.from_record(of_12.record()) == of_12
+    assert all(old.agrees(new) and new.agrees(old) for new in (of_16, floats, PLAIN))
+    assert not of_12.agrees(of_16) and not of_12.agrees(old) and not old.agrees(LARGE)
 
 
 def test_a_colour_key_is_transparency() -> None:
