@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import II, MM, OPEN_INFO
 
 from pipeline.preprocessing import UnreadableImage
 
 WIDEST = 65535
-WHITES = (1, 255, 1023, 4095, 16383, WIDEST)  # floats from 0 to 1, and 8, 10, 12, 14 and 16 bits
+BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
+# What may be white in each type of values: all that fits, and 1 in floats
+WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST), "int32": (*BITS, WIDEST)}
+WHITES["float32"] = (1, *BITS, WIDEST)
+OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is clipped and no other scale
 # While the white of a data set is looked for, nothing is too bright
-UNDECIDED = dict.fromkeys(("uint16", "int32", "float32"), WIDEST)
+UNDECIDED = dict.fromkeys(WHITES, WIDEST)
 # Where no data set says it; whole numbers of 32 bits mean nothing by themselves
-USUAL = {"uint16": WIDEST, "float32": 1}
+USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
 # How Pillow shall unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
+FLOATS, SIGNED = (3,), (2,)
+# TIFF of floats that Pillow has no mode for, with the mode that holds the bytes
+for order, end in ((II, ""), (MM, "B")):
+    OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
+    OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
+    for bits in (16, 32, 64):  # whose colours are read here
+        OPEN_INFO[order, 2, FLOATS, 1, (bits, bits, bits), ()] = "F", "F;32F"
 
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
     """The values of an image with more than 8 bits, [height, width] or with 3 or 4 channels; None of any other."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.asarray(image)
     tiles, tags = list(image.tile), getattr(image, "tag_v2", {})
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
+    meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample)
+    if image.mode == "F" and tags.get(Base.SamplesPerPixel, 1) == 3:
+        return _coloured_floats(image, content)
+    if image.mode == "L" and meaning == SIGNED:
+        return np.asarray(image).view(np.int8)
+    if image.mode.startswith("I") or image.mode == "F":
+        if tiles and tiles[0].codec_name == "libtiff":  # it gives native order, which Pillow knows of uint16 alone
+            image.tile = [tiles[0]._replace(args=(raw[0].replace("B", "N"), *(tiles[0].args or ())[1:]))]
+        values = np.asarray(image)
+        if bits == (16,) and meaning == FLOATS:
+            return values.astype(np.uint16).view(np.float16).astype(np.float32)
+        return values.astype(np.int16) if bits == (16,) and meaning == SIGNED else values
     if raw and set(raw) <= set(LOWER):
         with Image.open(BytesIO(content)) as lower:
             lower.seek(page)
@@ -39,6 +62,17 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
     if tags.get(Base.PlanarConfiguration) == 2 and tags.get(Base.BitsPerSample, (8,))[0] > 8 and "16" not in raw[0]:
         raise UnreadableImage("Pillow misreads 16 bits in separate planes: save it with its channels together")
     return None
+
+
+def _coloured_floats(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
+    (width, height), tags = image.size, image.tag_v2  # type: ignore[attr-defined]
+    strips = [(tile.extents, tile.offset) for tile in image.tile if tile.codec_name == "raw" and tile.extents]
+    plain = tags.get(Base.PlanarConfiguration, 1) == tags.get(Base.Orientation, 1) == 1
+    if not strips or not plain or strips[0][0][2] != width:
+        raise UnreadableImage("floats in colour are read only upright, in strips, without compression: save it so")
+    kind = f"{'>' if tags.prefix == MM else '<'}f{tags[Base.BitsPerSample][0] // 8}"
+    rows = [np.frombuffer(content, kind, 3 * width * (box[3] - box[1]), offset) for box, offset in strips]
+    return np.concatenate(rows).reshape(height, width, 3).astype(np.float32)
 
 
 def eight_bits(
@@ -58,10 +92,10 @@ def eight_bits(
     if white is None:
         white = known.get(kind, USUAL.get(kind))
         noted = [float(np.max(tags[tag])) for tag in (Base.MaxSampleValue, Base.SMaxSampleValue) if tag in tags]
-        peak = kind, max(reached, *(value for value in noted if value <= WIDEST), 0.0)
+        peak = kind, max(reached, *(value for value in noted if value <= WHITES[kind][-1]), 0.0)
     if white is None:
         raise UnreadableImage("nobody can say which of its 32-bit values is white: convert it to 8 bits")
-    if reached > white:
+    if reached > OVERSHOOT * _most(white):
         raise UnreadableImage(f"its values reach {reached:g}, where white is {white:,}: bring them to that scale")
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)
     if values.ndim == 3 and (alpha := values[..., 3:]).size and alpha.max() > white:
@@ -71,12 +105,37 @@ def eight_bits(
     return Image.fromarray(scaled.astype(np.uint8)), peak
 
 
-def whites(peaks: Mapping[str, float]) -> dict[str, int]:
-    """The smallest usual white that covers the largest peak of each type of values."""
-    return {
-        kind: next(white for white in WHITES if peak <= white and (white > 1 or kind == "float32"))
-        for kind, peak in peaks.items()
-    }
+def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:
+    """From path, type and peak of each image: what is white in each type, and by path why a file is on another scale.
+
+    White is the smallest usual value that covers the peaks. Where files were scaled in two ways, peaks pile up under a
+    smaller white, and a gap follows; natural peaks thin out towards the dark. The larger group counts then.
+    """
+    white, misfits = {}, {}
+    for kind in sorted({kind for _, kind, _ in peaks}):
+        paths = [path for path, its, _ in peaks if its == kind]
+        reached = np.array([peak for _, its, peak in peaks if its == kind])
+        last = int(np.searchsorted(_most(WHITES[kind]), reached.max()))
+        scales = [*(value for value in WHITES[kind][:last] if _end_there(reached, value)), WHITES[kind][last]]
+        group = np.searchsorted(_most(scales), reached)
+        white[kind] = its = scales[kept := int(np.bincount(group).argmax())]
+        for i in np.flatnonzero((group < kept) | (reached > OVERSHOOT * _most(its))):
+            own = f"its values reach {reached[i]:g}, as if white were {scales[group[i]]:,}"
+            misfits[paths[i]] = f"{own}; in the other {kind} images it is {its:,}: bring all to one scale"
+    return white, misfits
+
+
+def _end_there(peaks: np.ndarray, white: int) -> bool:
+    """Whether many peaks, and most of all below, lie in the upper half below a white, and few just above."""
+    below, above = (int((peaks <= factor * _most(white)).sum()) for factor in (1, 2))
+    filling = below - int((peaks <= white / 2).sum())
+    # Ten that fill these bits, to one that needs one more, are chance in less than one of a hundred natural sets
+    return filling >= min(10, 0.8 * len(peaks)) and 2 * filling >= below and 6 * (above - below) <= filling
+
+
+def _most(white: npt.ArrayLike) -> np.ndarray:
+    """The brightest peak that speaks for a white: floats from 0 to 1 have no other one near."""
+    return np.maximum(2, white)
 
 
 def _reached(values: np.ndarray) -> float:

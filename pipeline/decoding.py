@@ -23,19 +23,19 @@ FOUND = ("path", "class", "source_split", "group", "width", "height", "mode", "f
 @dataclass(frozen=True)
 class Block:
     """A run of images: `pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable ones, and
-    (path, class, reason) of the others. `peaks`: the brightest value of each type with more than 8 bits."""
+    (path, class, reason) of the others. `peaks`: path and `Decoded.peak`."""
 
     pixels_NHWC: np.ndarray
     columns: dict[str, Any]
     quarantined: list[tuple[str, str, str]]
-    peaks: dict[str, float]
+    peaks: list[tuple[str, str, float]]
 
 
 def decode(entries: list[Entry], preprocessing: Preprocessing) -> Block:
     pixels: list[np.ndarray] = []
     rows: list[tuple[object, ...]] = []
     quarantined: list[tuple[str, str, str]] = []
-    peaks: dict[str, float] = {}
+    peaks: list[tuple[str, str, float]] = []
     for entry in entries:
         try:
             content, decoded = _decode(entry, preprocessing)
@@ -49,8 +49,7 @@ def decode(entries: list[Entry], preprocessing: Preprocessing) -> Block:
             *(len(content), hashlib.sha256(content).hexdigest()),
         ))  # fmt: skip
         if decoded.peak:
-            kind, peak = decoded.peak
-            peaks[kind] = max(peak, peaks.get(kind, 0))
+            peaks.append((entry.path, *decoded.peak))
     side = preprocessing.size
     block_NHWC = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
     found = dict(zip(FOUND, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(FOUND, ())

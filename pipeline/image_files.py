@@ -63,7 +63,7 @@ def _reasons() -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UnreadableImage(TOO_LARGE) from None
     except UnidentifiedImageError:
-        raise UnreadableImage("it is not an image that Pillow knows") from None
+        raise UnreadableImage("it is not an image, or of a kind that Pillow cannot read") from None
     # Pillow was seen to raise OSError, SyntaxError, ValueError, EOFError, TypeError and struct.error on broken files
     except Exception as error:
         raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
@@ -133,7 +133,7 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)
     image.load()
     upright = _upright(picture, image.getexif())
-    if upright.size != image.size:
+    if upright.size != picture.size:
         width, height = height, width
     rgb = np.asarray(_rgb(upright, preprocessing.background))
     return Decoded(rgb, width, height, mode, kind, peak=peak)

@@ -22,7 +22,7 @@ class Preprocessing:
     """How an image is brought to the model's size; travels inside the ONNX file.
 
     `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255 behind transparency and padding.
-    `white`: the value that is white in images of more than 8 bits, of each type of values (uint16, int32, float32) that
+    `white`: the value that is white in images of more than 8 bits, of each type of values (uint16, float32, ...) that
     the data set has; their files do not say it.
     """
 
@@ -37,7 +37,8 @@ class Preprocessing:
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Preprocessing:
         red, green, blue = record["background"]
-        return Preprocessing(record["size"], record["resize"], (red, green, blue), record.get("white", {}))
+        white = record.get("white", {"uint16": 65535})  # whatever the data set, before cards said it
+        return Preprocessing(record["size"], record["resize"], (red, green, blue), white)
 
     def agrees(self, other: Preprocessing) -> bool:
         """Whether both make the same of every image; a type of values that one of them has not met does not count."""

@@ -88,6 +88,25 @@ def test_white_is_that_of_the_data_set(tmp_path: Path, digit_folder: Path, worke
     assert list(means.values()) == pytest.approx([127] * 4, abs=2) and dark_one == pytest.approx(127 / 4, abs=1)
 
 
+def test_a_class_on_another_scale_is_set_aside(tmp_path: Path) -> None:
+    """12 bits beside 16: the brightness would tell the class; the validation stops, as files are missing."""
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for label, count, full in (("cat", 15, 4095), ("dog", 16, 65535)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(count):
+            values = (np.roll(ramp, i) * (full / 255)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "images" / label / f"{i:02}.png")
+    found = ingest(config(tmp_path / "images"), tmp_path / "images.npy")
+    assert found.preprocessing.white == {"uint16": 65535}
+    assert set(found.quarantine["class"]) == {"cat"} and found.manifest["class"].tolist() == ["dog"] * 16
+    assert "4,095" in found.quarantine["reason"][0] and any("cat/00.png" in note for note in found.notes)
+    images = read_images(tmp_path / "images.npy")
+    assert len(images) == 16 and images.mean() == pytest.approx(127, abs=1)
+    judged = validate(found.manifest, found.quarantine, images, None, Validate(), tmp_path / "docs")
+    failed = {finding.check for finding in judged.findings if finding.severity == "critical" and not finding.passed}
+    assert {"readable", "known_classes"} <= failed
+
+
 def test_data_sets_of_eight_bits_need_no_white(tmp_path: Path, digit_folder: Path) -> None:
     """And those of all 16 bits are decoded once."""
     assert ingest(config(digit_folder), tmp_path / "images.npy").preprocessing.white == {}

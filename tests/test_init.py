@@ -232,10 +232,10 @@ def test_notes_are_told_where_they_matter(tmp_path: Path, scans: Path, capsys: p
 
 
 def test_a_folder_without_a_readable_image_is_named(tmp_path: Path, scans: Path) -> None:
-    """No size can be chosen; one of the files is named to be looked at."""
+    """No size can be chosen; one of the files is named, with what is wrong with it."""
     for file in scans.rglob("*.png"):
         file.write_bytes(b"broken")
     with pytest.raises(
-        ValueError, match=r"scans: none of its 80 files is an image that can be read: look at 0\d\d\.png"
+        ValueError, match=r"scans: none of its 80 files is an image that can be read: 0\d\d\.png: it is not an"
     ):
         init(images=scans, params=tmp_path / "params.yaml")

@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pillow_heif
@@ -59,6 +60,7 @@ def pixels(content: bytes, **white: int) -> np.ndarray:
 
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)  # black to white
 COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=2)
+DEFLATED: dict[str, object] = {"byteorder": ">", "compression": "zlib"}
 WRITERS = {
     "PNG, grey": lambda full: png((RAMP * (full / 255)).astype(np.uint16)),
     "PNG, colours": lambda full: png((COLOURS * (full / 255)).astype(np.uint16)),
@@ -68,6 +70,12 @@ WRITERS = {
     "TIFF, big-endian": lambda full: tiff((COLOURS * (full / 255)).astype(">u2"), byteorder=">"),
     "TIFF, 32 bits": lambda full: tiff((RAMP * (full / 255)).astype(np.int32)),
     "TIFF, floats": lambda full: tiff((RAMP * (full / 255)).astype(np.float32)),
+    "TIFF, 64-bit floats": lambda full: tiff(RAMP * (full / 255)),
+    "TIFF, big-endian floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f4"), **DEFLATED),
+    "TIFF, big-endian 64-bit floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f8"), **DEFLATED),
+    "TIFF, big-endian 32 bits, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">i4"), **DEFLATED),
+    "TIFF, floats in colours": lambda full: tiff((COLOURS * (full / 255)).astype(np.float32), rowsperstrip=5),
+    "TIFF, big-endian 64-bit floats in colours": lambda full: tiff(COLOURS * (full / 255), byteorder=">"),
     "TIFF, white is zero": lambda full: tiff((full - RAMP * (full / 255)).astype(np.uint16), photometric="miniswhite"),
 }
 
@@ -79,7 +87,7 @@ def test_a_picture_is_the_same_in_any_number_of_bits(written: str, full: int) ->
     content = WRITERS[written](full)
     first_look = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED))
     assert first_look.peak is not None
-    white = whites(dict([first_look.peak]))
+    white, _ = whites([("one.tif", *first_look.peak)])
     assert list(white.values()) == [full]
     wanted = COLOURS if "colours" in written or written.endswith(("compressed", "endian")) else RAMP[..., None]
     assert np.abs(pixels(content, **white).astype(int) - wanted).max() <= 1
@@ -89,8 +97,84 @@ def test_floats_from_zero_to_one_have_white_at_one() -> None:
     """By the data set, and where nothing is known of it."""
     content = tiff((RAMP / 255).astype(np.float32))
     peak = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)).peak
-    assert peak is not None and whites(dict([peak])) == {"float32": 1}
+    assert peak is not None and whites([("one.tif", *peak)]) == ({"float32": 1}, {})
     assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.2, 1.9), min_size=1, max_size=60), st.integers(0, 1), st.floats(3, 255))
+def test_floats_a_hair_above_one_are_clipped(reached: list[float], others: int, bright: float) -> None:
+    """Interpolation overshoots, noise too: white stays 1; a file of 0-255 among many others is set aside."""
+    many = [(f"{i}.tif", "float32", peak) for i, peak in enumerate([*reached, *[1.0] * 60])]
+    assert whites(many + [("bright.tif", "float32", bright)] * others) == (
+        {"float32": 1}, {"bright.tif": ANY} if others else {},
+    )  # fmt: skip
+    shown = pixels(tiff((RAMP / 255 * max(1, reached[0])).astype(np.float32)), float32=1)
+    assert shown[0, 0].max() == 0 and (shown[-1, -1] == 255).all()
+
+
+def peaks_of(reached: np.ndarray, name: str) -> list[tuple[str, str, float]]:
+    return [(f"{name}{i}", "uint16", float(peak)) for i, peak in enumerate(reached)]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([(255, 4095), (255, 16383), (255, 65535), (1023, 16383), (1023, 65535), (4095, 65535)]),
+    st.integers(10, 60), st.integers(0, 60), st.integers(0, 999),
+)  # fmt: skip
+def test_files_on_two_scales_are_told_apart(scales: tuple[int, int], few: int, more: int, seed: int) -> None:
+    """The larger group says what is white, wherever it is; each file of the other has a reason, and none is dark."""
+    draw = np.random.default_rng(seed)
+    for low_count, high_count in ((few + more, more), (few, few + more + 1)):
+        low = peaks_of(draw.uniform(scales[0] / 2 + 1, scales[0], low_count).round(), "low")
+        high = peaks_of(draw.uniform(scales[1] / 2 + 1, scales[1], high_count).round(), "high")
+        white, misfits = whites([*low, *high])
+        kept, aside = (low, high) if low_count >= high_count else (high, low)
+        assert white == {"uint16": scales[kept is high]}
+        assert set(misfits) == {path for path, _, _ in aside}
+
+
+def test_natural_images_with_dark_ones_are_not_torn_apart() -> None:
+    """Exposures that vary, in 16 bits: a dark image stays dark, also where most are, and where two groups differ; two
+    scales are mostly found also where each has dark images."""
+    draw = np.random.default_rng(0)
+    torn = found = 0
+    for _ in range(1_000):
+        count, spread = draw.integers(20, 400), draw.uniform(0.5, 2)
+        middle = draw.choice(np.geomspace(500, 65535, 20), 2)[draw.integers(0, draw.integers(1, 3), count)]
+        reached = (middle * np.exp(draw.normal(0, spread, count))).clip(0, 65535)
+        reached[:5] = draw.uniform(40_000, 65535, 5)
+        torn += whites(peaks_of(reached, "")) != ({"uint16": 65535}, {})
+        low, high = draw.uniform(0.2, 1, count) * 4095, draw.uniform(0.05, 1, count) * 65535
+        found += whites([*peaks_of(low, "low"), *peaks_of(high, "high")])[1] != {}
+    assert torn <= 5 and found >= 850
+
+
+@pytest.mark.parametrize(("kind", "full"), [(np.int8, 127), (np.int16, 32767), (np.int16, 4095)])
+def test_signed_values_are_as_bright_as_unsigned_ones(kind: type[np.generic], full: int) -> None:
+    """Their sign bit is no bit of the brightness; negative values have no meaning."""
+    values = (RAMP * (full / 255)).astype(kind)
+    for content in (tiff(values), *([tiff(values, **DEFLATED)] if kind is np.int16 else [])):
+        peak = read(content, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak
+        assert peak is not None
+        assert np.abs(pixels(content, **whites([("", *peak)])[0])[..., 0] - RAMP.astype(int)).max() <= 2
+    with pytest.raises(UnreadableImage, match="its values run from"):
+        pixels(tiff((RAMP.astype(int) - 100).astype(kind)))
+
+
+def test_half_floats_are_read() -> None:
+    """Which have no mode in Pillow, in both byte orders."""
+    grey, coloured = (RAMP / 255).astype("f2"), (COLOURS / 255).astype(">f2")
+    for content in (tiff(grey), tiff(grey, **DEFLATED), tiff(coloured, byteorder=">")):
+        assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("how", [{"compression": "zlib"}, {"tile": (16, 16)}, {"planarconfig": "separate"}])
+def test_floats_in_colours_that_cannot_be_read_have_a_reason(how: dict[str, object]) -> None:
+    """Not: no image."""
+    values = np.zeros((3, 40, 40) if "planarconfig" in how else (40, 40, 3), np.float32)
+    with pytest.raises(UnreadableImage, match="floats in colour"):
+        pixels(tiff(values, **how))
 
 
 @settings(deadline=None)
@@ -102,7 +186,7 @@ def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: i
     with_hot = values.copy()
     with_hot[3, 4] = hot
     found = [read(tiff(v), Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak for v in (values, with_hot)]
-    white, white_with_hot = (whites(dict([one])) for one in found if one is not None)
+    white, white_with_hot = (whites([("one.tif", *one)])[0] for one in found if one is not None)
     assert white == white_with_hot
     before, after = pixels(tiff(values), **white).astype(int), pixels(tiff(with_hot), **white).astype(int)
     assert (after[3, 4] == 255).all()
@@ -170,12 +254,15 @@ def test_values_without_a_meaning_are_refused(wrong: float) -> None:
 
 
 def test_models_of_before_are_read() -> None:
-    """Their cards say nothing of white; what only one side has met is no difference."""
+    """Their cards say nothing of white, which was 65,535 of 16 bits; what only one side has met is no difference."""
     old = Preprocessing.from_record({"size": 8, "resize": "crop", "background": [255, 0, 0]})
-    assert old == PLAIN and Preprocessing.from_record(old.record()) == old
-    new, other = (Preprocessing(8, "crop", (255, 0, 0), {"uint16": white}) for white in (4095, 65535))
-    assert Preprocessing.from_record(new.record()) == new
-    assert old.agrees(new) and new.agrees(old) and not new.agrees(other) and not old.agrees(LARGE)
+    assert Preprocessing.from_record(old.record()) == old and Preprocessing.from_record(PLAIN.record()) == PLAIN
+    of_12, of_16, floats = (
+        Preprocessing(8, "crop", (255, 0, 0), white) for white in ({"uint16": 4095}, {"uint16": 65535}, {"float32": 1})
+    )
+    assert Preprocessing.from_record(of_12.record()) == of_12
+    assert all(old.agrees(new) and new.agrees(old) for new in (of_16, floats, PLAIN))
+    assert not of_12.agrees(of_16) and not of_12.agrees(old) and not old.agrees(LARGE)
 
 
 def test_a_colour_key_is_transparency() -> None:

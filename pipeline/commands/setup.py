@@ -128,7 +128,10 @@ def _typical_side(images: Path, files: list[Path]) -> int:
     from PIL import Image
     from pillow_heif import register_heif_opener
 
+    from pipeline.datasets import Entry
+    from pipeline.decoding import decode
     from pipeline.image_files import content_of
+    from pipeline.preprocessing import Preprocessing
 
     register_heif_opener()
     sides: list[int] = []
@@ -141,9 +144,9 @@ def _typical_side(images: Path, files: list[Path]) -> int:
         if len(sides) == LOOKED_AT:
             break
     if not sides:
-        raise ValueError(
-            f"{images}: none of its {len(files)} files is an image that can be read: look at {files[0].name}"
-        )
+        block = decode([Entry(files[0].name, "", "", files[0])], Preprocessing(32, "stretch", (255, 255, 255)))
+        ((name, _, reason),) = block.quarantined
+        raise ValueError(f"{images}: none of its {len(files)} files is an image that can be read: {name}: {reason}")
     typical = median(sides)
     return 128 if typical >= 96 else 64 if typical >= 48 else 32
 

@@ -50,8 +50,8 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
 
     The manifest's columns: those of `pipeline.decoding.FOUND` and of `pipeline.inspection.measures.measure`. Memory is
-    bounded by a few blocks, but for the manifest itself. What is white in images of more than 8 bits is known when all
-    are decoded: their blocks are then decoded again, unless all 16 bits are used.
+    bounded by a few blocks, but for the manifest itself. What is white in images of more than 8 bits, and which of them
+    are on another scale, is known when all are decoded: all are then decoded again, unless all 16 bits are used.
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
@@ -63,31 +63,32 @@ def ingest(config: Ingest, images: Path) -> Ingested:
         entries = source.entries
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
         jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
-        columns: list[dict[str, Any]] = []
-        quarantined: list[tuple[str, str, str]] = []
-        peaks: list[dict[str, float]] = []
-        starts: list[int] = []
-        with (
-            ImageArrayWriter(images, config.image_size) as writer,
-            tqdm(total=len(entries), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
-        ):
-            for block in _decoded(jobs, replace(prepared, white=UNDECIDED), pool, workers):
-                starts.append(writer.count)
-                writer.append(block.pixels_NHWC)
-                columns.append(block.columns)
-                quarantined += block.quarantined
-                peaks.append(block.peaks)
-                bar.update(len(block.pixels_NHWC) + len(block.quarantined))
-        white = whites({kind: max(block.get(kind, 0) for block in peaks) for kind in sorted(set().union(*peaks))})
+        blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, workers)
+        white, misfits = whites([peak for block in blocks for peak in block.peaks])
         prepared = replace(prepared, white=white)
-        again = [i for i, block in enumerate(peaks) if any(white[kind] != WIDEST for kind in block)]
-        for i, block in zip(again, _decoded([jobs[i] for i in again], prepared, pool, workers), strict=True):
-            if block.columns["path"] != columns[i]["path"]:
-                raise ValueError(f"{config.root}: files changed while they were read: run it again")
-            np.load(images, mmap_mode="r+")[starts[i] : starts[i] + len(block.pixels_NHWC)] = block.pixels_NHWC
-            columns[i] = block.columns
-    table = pd.DataFrame(quarantined, columns=["path", "class", "reason"])
-    return Ingested(_joined(columns), table, [*source.notes, *prepared.decided()], prepared)
+        if misfits or set(white.values()) - {WIDEST}:
+            judged = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
+            blocks = _written(judged, prepared, images, pool, workers)
+    notes = [*source.notes, *prepared.decided()]
+    notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
+    table = pd.DataFrame([row for block in blocks for row in block.quarantined], columns=["path", "class", "reason"])
+    return Ingested(_joined([block.columns for block in blocks]), table, notes, prepared)
+
+
+def _written(
+    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: ProcessPoolExecutor, workers: int
+) -> list[Block]:
+    """All blocks without their pixels, which go to `images`."""
+    blocks, total = [], sum(map(len, jobs))
+    with (
+        ImageArrayWriter(images, preprocessing.size) as writer,
+        tqdm(total=total, desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
+    ):
+        for block in _decoded(jobs, preprocessing, pool, workers):
+            writer.append(block.pixels_NHWC)
+            blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
+            bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+    return blocks
 
 
 def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:
