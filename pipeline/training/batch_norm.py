@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+STATISTICS = ("running_mean", "running_var")
+Seen = list[tuple[int, torch.Tensor, torch.Tensor]]  # of each norm: how many parts of batches, and sums over them
 IMAGES = 1_024  # that statistics are computed from: their noise is a sixth of that of a share
 
 
@@ -42,19 +44,29 @@ class Collected:
         for norm in (norm for _, seen in self._layers for norm in seen if norm.training):
             norm.reset_running_stats()
 
+    def take(self, place: int) -> Seen:
+        """What one of the copies has seen since it was last asked, or since the reset; it forgets that."""
+        seen = []
+        for norm in (copies[place] for _, copies in self._layers):
+            parts = int(norm.get_buffer("num_batches_tracked")) if norm.training else 0
+            sums = [norm.get_buffer(name) * parts for name in STATISTICS]
+            seen.append((parts, *sums))
+            if norm.training:
+                norm.reset_running_stats()
+        return seen
+
     @torch.no_grad()
-    def gather(self, anew: bool = False) -> None:
-        """Move the network's statistics by their momentum, or `anew` altogether, to the mean over the parts that the
-        copies saw since the last reset."""
-        for own, copies in self._layers:
-            parts = [int(norm.num_batches_tracked) if norm.training else 0 for norm in copies]
-            if not any(parts):
+    def gather(self, seen: Sequence[Seen], anew: bool = False) -> None:
+        """Move the network's statistics by their momentum, or `anew` altogether, to the mean over all parts, summed in
+        the order in which they are given."""
+        for (own, _), found in zip(self._layers, zip(*seen, strict=True), strict=True):
+            parts, *sums = zip(*found, strict=True)
+            if not sum(parts):
                 continue
             batches = own.get_buffer("num_batches_tracked").add_(0 if anew else 1)
             rate = 1.0 if anew else 1 / int(batches) if own.momentum is None else own.momentum
-            for name in ("running_mean", "running_var"):
-                sums = [getattr(norm, name) * count for norm, count in zip(copies, parts, strict=True) if count]
-                getattr(own, name).lerp_(torch.stack(sums).sum(dim=0) / sum(parts), rate)
+            for name, each in zip(STATISTICS, sums, strict=True):
+                own.get_buffer(name).lerp_(torch.stack(each).sum(dim=0) / sum(parts), rate)
 
 
 def learning(network: nn.Module) -> list[nn.BatchNorm2d]:

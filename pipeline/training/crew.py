@@ -2,8 +2,8 @@
 
 On a CPU this is quicker than letting all cores work on each operation in turn (benchmarks/training_throughput.py): they
 meet once a step instead of a hundred times. Each worker has a copy of the network that uses the same weights and keeps
-its own gradients. How a batch is cut into shares does not depend on the number of workers, and neither does what a
-share draws, so that any number of cores takes the same steps, up to the order of sums.
+its own gradients. How a batch is cut into shares, what a share draws and in which order they are added up does not
+depend on the number of workers: any number of them takes the same steps, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,16 +12,26 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from pipeline.training.batch_norm import Collected
+from pipeline.training.batch_norm import Collected, Seen
 
+LANES = 8  # sums of gradients that are kept for a batch, at most: more workers than these have nothing to do
 _Result = TypeVar("_Result")
 _Task = TypeVar("_Task")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Of some shares of a batch: gradients, None for what does not learn, and what batch norm saw."""
+
+    gradients: list[torch.Tensor | None]
+    statistics: Seen
 
 
 class Crew:
@@ -70,20 +80,27 @@ class Crew:
         else:
             torch.manual_seed(seed)
 
-    def gather(self, busy: int) -> None:
-        """Add up what the first `busy` workers have made of a batch, always in the same order, in the network's own
-        gradients and running statistics."""
+    def take(self, worker: int) -> Made:
+        """What a worker has made since it was last asked."""
+        if not self._generators:
+            return Made([], [])  # it is the network's own
+        twin = self.networks[worker]
+        gradients = [parameter.grad for parameter in twin.parameters()]
+        twin.zero_grad(set_to_none=True)
+        return Made(gradients, self._statistics.take(worker))
+
+    def gather(self, made: Sequence[Made]) -> None:
+        """Add up what was made of a batch, in this order, in the network's own gradients and running statistics."""
         if not self._generators:
             return
-        self._statistics.gather()
-        parts = [[p.grad for p in twin.parameters() if p.grad is not None] for twin in self.networks[:busy]]
-        for part in parts[1:]:
-            torch._foreach_add_(parts[0], part)
-        pairs = zip(self.network.parameters(), self.networks[0].parameters(), strict=True)
-        learners = [parameter for parameter, mine in pairs if mine.grad is not None]
-        for parameter, gradient in zip(learners, parts[0], strict=True):
+        sums, *others = [[gradient for gradient in each.gradients if gradient is not None] for each in made]
+        for other in others:
+            torch._foreach_add_(sums, other)
+        pairs = zip(self.network.parameters(), made[0].gradients, strict=True)
+        learners = [parameter for parameter, gradient in pairs if gradient is not None]
+        for parameter, gradient in zip(learners, sums, strict=True):
             parameter.grad = gradient
-        self.forget()
+        self._statistics.gather([each.statistics for each in made])
 
     def forget(self) -> None:
         """Nothing of a batch is left with the workers."""
@@ -101,7 +118,7 @@ class Crew:
 def workers_for(network: nn.Module, size: int, shares: int, threads: int) -> int:
     """How many workers a CPU's threads make for batches of so many shares of images of `size`: none for a single share,
     and where the network draws random numbers that a worker cannot draw by itself, such as stochastic depth."""
-    return min(threads, shares) if shares > 1 and not _draws_globally(network, size) else 0
+    return min(threads, shares, LANES) if shares > 1 and not _draws_globally(network, size) else 0
 
 
 def _draws_globally(network: nn.Module, size: int) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +23,8 @@ from pipeline.artifacts import ModelCard
 from pipeline.config import Train
 from pipeline.training.augmentation import Augmenter
 from pipeline.training.averaging import Average
-from pipeline.training.batch_norm import Collected, learning, observer
-from pipeline.training.crew import Crew, workers_for
+from pipeline.training.batch_norm import Collected, Seen, learning, observer
+from pipeline.training.crew import LANES, Crew, Made, workers_for
 from pipeline.training.device import Placement
 from pipeline.training.mixing import Mixer
 from pipeline.training.objective import Objective
@@ -36,6 +38,7 @@ NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to 
 FIELDS = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
 
 
+_Item = TypeVar("_Item")
 Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
 
 
@@ -53,6 +56,11 @@ class Tally:
         """Waits for the device. Of the whole team: sums, and the first of the bad steps."""
         sums = team.total(self.values[:3].clone())
         return dict(zip(FIELDS, [*sums.tolist(), *self.values[3:].tolist()], strict=True))
+
+
+def _cut(items: Sequence[_Item], count: int) -> list[Sequence[_Item]]:
+    """Into `count` runs of about the same length."""
+    return [items[i * len(items) // count : (i + 1) * len(items) // count] for i in range(count)]
 
 
 class Engine:
@@ -141,43 +149,46 @@ class Engine:
         count = max(1, min(math.ceil(batch / self.team.size / self.share), len(labels) // 2))
         numbers = range(self.team.rank * count, (self.team.rank + 1) * count)
         shares = list(zip(numbers, images_NHWC.tensor_split(count), labels.tensor_split(count), strict=True))
-        busy = min(len(self.forwards), count)
         # DistributedDataParallel takes the mean over the processes
         work = partial(self._shares, number=number, divisor=batch / self.team.size)
-        tasks = [shares[i * count // busy : (i + 1) * count // busy] for i in range(busy)]
-        loss, correct, weight = torch.stack(self.crew.each(work, tasks)).sum(dim=0).unbind()
-        self.crew.gather(busy)
+        lanes = _cut(shares, min(count, LANES))
+        made = list(chain.from_iterable(self.crew.each(work, _cut(lanes, min(len(self.forwards), len(lanes))))))
+        loss, correct, weight = torch.stack([sums for sums, _ in made]).sum(dim=0).unbind()
+        self.crew.gather([each for _, each in made])
         if not self.objective.even:
             gradients = [p.grad for p in self.learners if p.grad is not None]
             torch._foreach_mul_(gradients, batch / self.team.total(weight.clone()))
         return loss / weight, correct
 
-    def _shares(self, worker: int, shares: Sequence[Share], number: int, divisor: float) -> torch.Tensor:
-        """One worker's gradients, in parts of at most `micro_batch` images; its sums of loss, right ones, weight.
-
-        What a share draws depends on the seed, the step and the share alone.
-        """
-        sums = torch.zeros(3, device=self.tally.values.device)
-        for share, images_NHWC, labels in shares:
-            seeds = np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3)
-            self.augment[worker].reseed(int(seeds[0]))
-            self.mix[worker].reseed(int(seeds[1]))
-            self.crew.seed(worker, int(seeds[2]))
-            targets = self.objective.targets(labels)
-            inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            parts = self._parts(len(labels))
-            pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-            for i, (part, wanted) in enumerate(pairs):
-                with self.team.together(self.wrapped, last=share == shares[-1][0] and i == parts - 1):
-                    with self.placement.autocast():
-                        logits = self.forwards[worker](part).float()
-                    loss = self.objective.total(logits, wanted)
-                    (loss / divisor).backward()
-                # Of a mixed image the larger part counts
-                right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
-                sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
-        return sums
+    def _shares(
+        self, worker: int, lanes: Sequence[Sequence[Share]], number: int, divisor: float
+    ) -> list[tuple[torch.Tensor, Made]]:
+        """What one worker makes of each of its lanes, in parts of at most `micro_batch` images: sums of loss, right
+        ones and weight, and the rest. What a share draws depends on the seed, the step and the share alone."""
+        made = []
+        for lane in lanes:
+            sums = torch.zeros(3, device=self.tally.values.device)
+            for share, images_NHWC, labels in lane:
+                seeds = np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3)
+                self.augment[worker].reseed(int(seeds[0]))
+                self.mix[worker].reseed(int(seeds[1]))
+                self.crew.seed(worker, int(seeds[2]))
+                targets = self.objective.targets(labels)
+                inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+                parts = self._parts(len(labels))
+                pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+                for i, (part, wanted) in enumerate(pairs):
+                    with self.team.together(self.wrapped, last=share == lanes[-1][-1][0] and i == parts - 1):
+                        with self.placement.autocast():
+                            logits = self.forwards[worker](part).float()
+                        loss = self.objective.total(logits, wanted)
+                        (loss / divisor).backward()
+                    # Of a mixed image the larger part counts
+                    right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
+                    sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
+            made.append((sums, self.crew.take(worker)))
+        return made
 
     def _parts(self, images: int) -> int:
         """Into how many they are cut, none of them a single image, over which batch norm has no variance."""
@@ -212,35 +223,41 @@ class Engine:
         if not learning(self.kept):
             return
         observers = [observer(self.kept) for _ in self.forwards]
-        seen = Collected(self.kept, observers)
-        seen.reset()
+        statistics = Collected(self.kept, observers)
+        statistics.reset()
+        seen: list[Seen] = []
         for images_NHWC, _ in batches:
             parts = images_NHWC.tensor_split(self._parts(len(images_NHWC)))
-            busy = min(len(observers), len(parts))
-            self.crew.each(partial(self._observe, observers), [parts[i::busy] for i in range(busy)])
-        seen.gather(anew=True)
+            work = partial(self._observe, observers=observers, statistics=statistics)
+            seen += chain.from_iterable(self.crew.each(work, _cut(parts, min(len(observers), len(parts)))))
+        statistics.gather(seen, anew=True)
 
     @torch.no_grad()
-    def _observe(self, observers: Sequence[nn.Module], worker: int, parts: Sequence[torch.Tensor]) -> None:
+    def _observe(
+        self, worker: int, parts: Sequence[torch.Tensor], observers: Sequence[nn.Module], statistics: Collected
+    ) -> list[Seen]:
+        seen = []
         for part in parts:
             with self.placement.autocast():
                 observers[worker](self.plain(part))
+            seen.append(statistics.take(worker))
+        return seen
 
     def score(self, images_NHWC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Of the kept network, unaugmented: sum of the cross-entropy, number right, number of images."""
         self.kept.eval()
-        busy = max(1, min(len(self.forwards), len(labels)))
-        shares = list(zip(images_NHWC.tensor_split(busy), labels.tensor_split(busy), strict=True))
-        return torch.stack(self.crew.each(self._score_share, shares)).sum(dim=0)
+        parts = list(zip(images_NHWC.split(self.micro_batch), labels.split(self.micro_batch), strict=True))
+        tasks = _cut(parts, min(len(self.forwards), len(parts)))
+        return torch.stack(list(chain.from_iterable(self.crew.each(self._score, tasks)))).sum(dim=0)
 
     @torch.no_grad()
-    def _score_share(self, worker: int, share: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        sums = torch.zeros(3, device=share[1].device)
-        for part, wanted in zip(*(tensor.split(self.micro_batch) for tensor in share), strict=True):
+    def _score(self, worker: int, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        sums = []
+        for part, wanted in parts:
             with self.placement.autocast():
                 logits = self.kept(self.plain(part)).float()
             loss = cross_entropy(logits, wanted, reduction="sum")
-            sums += torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))])
+            sums.append(torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))]))
         return sums
 
     def state(self) -> State:
