@@ -35,9 +35,10 @@ setup: $(READY) ## build the environment in .venv (about 6 GB); the other target
 run: $(READY) ## run every stage, then register and promote a champion
 	python -m flows.training $(ARGS)
 
-# Two workers on two cores: with more than one thread each they would wait for one another most of the time.
+# Two workers on two cores: with more than one thread each they would wait for one another most of the time. Files in the
+# order of their names: those with the fewest tests, which start servers, would all come last else.
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import contracts
 	ruff check .

@@ -23,7 +23,7 @@ OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is 
 UNDECIDED = dict.fromkeys(WHITES, WIDEST)
 # Where no data set says it; whole numbers of 32 bits mean nothing by themselves
 USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
-# How Pillow shall unpack the lower byte of colours with 16 bits, where it would take the upper one
+# How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)
 # TIFF of floats that Pillow has no mode for, with the mode that holds the bytes
@@ -139,7 +139,7 @@ def _most(white: npt.ArrayLike) -> np.ndarray:
 
 
 def _reached(values: np.ndarray) -> float:
-    """The brightest value but for one hot pixel, or one in a thousand, which shall not decide what is white."""
+    """The brightest value but for one hot pixel, or one in a thousand, which should not decide what is white."""
     pixels = (values[..., :3].max(axis=2) if values.ndim == 3 else values).ravel()
     place = max(0, len(pixels) - 1 - max(1, len(pixels) // 1000))
     return float(np.partition(pixels, place)[place])
