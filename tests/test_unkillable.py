@@ -49,7 +49,7 @@ while True:
     kills += 1
     pace *= 1.04  # so that it ends
 """
-RECIPE = {"epochs": 8, "checkpoint_seconds": 0.0, "ema": 0.9, "optimizer": "adamw", "learning_rate": 0.002}
+RECIPE = {"epochs": 24, "checkpoint_seconds": 0.0, "ema": 0.9, "optimizer": "adamw", "learning_rate": 0.002}
 
 
 def trains(root: Path, name: str, *extra: str, code: int = 0) -> str:
