@@ -112,9 +112,9 @@ class Children:
 
 
 def _stop_orphans(child: subprocess.Popen[bytes]) -> None:
-    """A DVC that is killed leaves its command behind: unseen, and with our pipe open until it ends."""
-    if child.wait() < 0:
-        _stop_groups([child])
+    """A DVC that is killed, or whose shell is, leaves its command behind: unseen, and with our pipe open until it ends."""
+    child.wait()
+    _stop_groups([child])
 
 
 @contextmanager

@@ -15,8 +15,8 @@ CERTAIN = 1e-9
 def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Which units [units] come to a side that lacks `missing` images of each class; `sizes` is [units, classes].
 
-    Each group has the same chance, as large as the share that is missing, whatever its size, as far as single images
-    can then make the count of every class right to an image. `owed` units of each class stay for other sides, which
+    `missing` need not be whole. Each group has the same chance, as large as the share that is missing, whatever its
+    size, as far as single images can then make the count of every class right to an image. `owed` units of each class stay for other sides, which
     have none of it yet.
     """
     count = sizes.sum(axis=1)
@@ -50,7 +50,7 @@ def _of_part(
     def fill(images: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Single images [..., classes] to add to so many images and groups of each class, and what is wrong then."""
         spare = present.sum(axis=0) + alone - owed - groups
-        filled = np.clip(missing - images, 0, np.clip(spare, 0, alone))
+        filled = np.clip(np.floor(missing - images + 0.5).astype(np.int64), 0, np.clip(spare, 0, alone))
         bad = ((missing > 0) & (groups + filled == 0)) | (spare < 0)
         beyond = np.maximum(np.abs(missing - images - filled) - 1, 0)
         return filled, (beyond + forbidden * bad).sum(axis=-1)
@@ -63,13 +63,13 @@ def _of_part(
     wrong = fill(
         sizes[chosen].sum(axis=0) + added @ sizes[unsure], present[chosen].sum(axis=0) + added @ present[unsure]
     )[1]
-    likely = np.where(added, chance[unsure], 1 - chance[unsure]).prod(axis=1) * (wrong == wrong.min())
+    likely = np.where(added, chance[unsure], 1 - chance[unsure]).prod(axis=1) * (wrong <= wrong.min() + CERTAIN)
     chosen[unsure] = added[draw.choice(len(added), p=likely / likely.sum())]
     while len(sizes):  # where that does not suffice, one group more or less
         sign = np.where(chosen, -1, 1)[:, None]
         images, groups = sizes[chosen].sum(axis=0), present[chosen].sum(axis=0)
         then = fill(images + sign * sizes, groups + sign * present)[1]
-        if then.min() >= fill(images, groups)[1]:
+        if then.min() >= fill(images, groups)[1] - CERTAIN:
             break
         chosen[then.argmin()] ^= True
     return chosen, fill(sizes[chosen].sum(axis=0), present[chosen].sum(axis=0))[0]

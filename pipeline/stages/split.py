@@ -168,12 +168,11 @@ def _deal(
     np.add.at(sizes, (unit_of, class_of[free]), 1)
     taken = np.full(len(first), rest, dtype=object)
     there = {name: np.bincount(class_of[cut & (side == name)], minlength=len(classes)) for name in (*shares, rest)}
-    pool, left_share = (
-        total,
-        1.0,
-    )  # of the sides that are not dealt yet: what one is too many or too few the others share
+    pool, left_share = total, 1.0  # of the sides that are not dealt yet
     for place, (name, share) in enumerate(shares.items()):
-        target = np.maximum(np.floor(pool * share / left_share + 0.5), total > 0).astype(int)
+        # What one fold has too many or too few the others share
+        wanted = total * share if rest == "train" else pool * share / left_share
+        target = np.where(total > 0, np.maximum(wanted, 1), 0)
         left = np.flatnonzero(taken == rest)
         owed = np.sum([(total > 0) & (there[later] == 0) for later in [*shares, rest][place + 1 :]], axis=0)
         chosen = left[sample(sizes[left], np.maximum(target - there[name], 0), owed, draw)]

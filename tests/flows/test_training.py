@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.graph import release_dead
 from flows.processes import Finished
 from flows.training import TrainingFailed, judge, last_error, run_training
-from tests.flows.test_processes import is_gone
+from tests.flows.test_processes import is_gone, wait_until
 
 Edit = Callable[[str, str, str], None]
 PROJECT = Path(__file__).parents[2]
@@ -243,13 +243,18 @@ def test_the_reason_of_a_busy_lock_names_its_holder() -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_killed_dvc_is_the_reason_and_its_training_stops(toy: Path, edit: Edit) -> None:
+@pytest.mark.parametrize("victim", ["$(cut -d' ' -f6 /proc/$$/stat)", "$PPID"], ids=["dvc", "its-shell"])
+def test_a_killed_dvc_is_the_reason_and_its_training_stops(
+    toy: Path, edit: Edit, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel's OOM killer may choose DVC: the flow names the signal, and no training goes on unseen."""
-    edit("train.sh", "cat split", "echo $$ > pid; kill -KILL $PPID; sleep 1000\ncat split")
+    monkeypatch.setenv("SHELL", "/bin/sh")  # which stays between DVC and its command; bash gives its place to it
+    kill = f"kill -KILL {victim}; sleep 1000"
+    edit("train.sh", "cat split", f"echo $$ > pid; {kill}\ncat split")
     with pytest.raises(TrainingFailed, match="SIGKILL"):
         run(toy, parallel=1)
-    assert is_gone(int((toy / "pid").read_text()))
-    edit("train.sh", "kill -KILL $PPID; sleep 1000", "")
+    wait_until(lambda: is_gone(int((toy / "pid").read_text())))
+    edit("train.sh", kill, "")
     assert "Running stage 'compare'" in dvc_repro(toy)
 
 
