@@ -112,7 +112,7 @@ class Children:
 
 
 def _stop_orphans(child: subprocess.Popen[bytes]) -> None:
-    """A DVC that is killed, or whose shell is, leaves its command behind: unseen, and with our pipe open until it ends."""
+    """A DVC that is killed, or whose shell is, leaves its command behind: unseen, and our pipe open."""
     child.wait()
     _stop_groups([child])
 

@@ -16,7 +16,8 @@ def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.ra
     """Which units [units] come to a side that lacks `missing` images of each class; `sizes` is [units, classes].
 
     `missing` need not be whole. Each group has the same chance, as large as the share that is missing, whatever its
-    size, as far as single images can then make the count of every class right to an image. `owed` units of each class stay for other sides, which
+    size, as far as single images can then make the count of every class right to an image. `owed` units of each class
+    stay for other sides, which
     have none of it yet.
     """
     count = sizes.sum(axis=1)
