@@ -27,15 +27,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 
-from pipeline.architectures import build
 from pipeline.artifacts import ModelCard, read_images
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.plots import PALETTE, save
+from pipeline.networks.architectures import build
+from pipeline.networks.deployable import probabilities
 from pipeline.stages.ingest import ingest, preprocessing_of
-from pipeline.training.deployable import probabilities
 from pipeline.training.loop import TrainingData, fit
-from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
 
 LOOKS = 10

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from pipeline.training.augmentation import Augmenter
-from pipeline.training.mixing import Mixer
-from pipeline.training.policy import POLICIES, Policy
+from pipeline.augmentation.augmenter import Augmenter
+from pipeline.augmentation.mixup import Mixer
+from pipeline.augmentation.policy import POLICIES, Policy
 
 SIZE, BATCH, IMAGES, ROUNDS, WORKERS = 32, 128, 3840, 5, 2
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -96,7 +96,7 @@ def main() -> None:
     found = photographs(Path(sys.argv[1])) if len(sys.argv) > 1 else digits()
     images = np.resize(found, (IMAGES, *found.shape[1:]))  # repeats or cuts
     tensor = torch.from_numpy(images)
-    policies = {"the same": SAME, **POLICIES, "trivial_augment": Policy(trivial_augment=True)}
+    policies = {"the same": SAME, **POLICIES}
     policies |= {"mixup + cutmix": Policy(mixup=0.2, cutmix=1.0), "resized_crop": Policy(resized_crop=0.3)}
     # Its workers live on between the rounds: their start is not counted
     loader = DataLoader(Usual(images), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)

@@ -19,7 +19,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.commands.presets import Preset
+from pipeline.cli.presets import Preset
 
 SIDE, CLASSES = 96, 4
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")

@@ -20,11 +20,11 @@ import torch
 from _usual import MEAN, STD
 
 from pipeline.artifacts import ModelCard, read_images
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
 from pipeline.stages.ingest import ingest, preprocessing_of
 from pipeline.stages.train import prepared
 from pipeline.training.loop import TrainingData, fit
-from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
 
 GPU = torch.cuda.is_available()

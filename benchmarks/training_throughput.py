@@ -26,14 +26,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from pipeline.architectures import build
 from pipeline.artifacts import ModelCard, read_images
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
+from pipeline.networks.architectures import build
 from pipeline.stages.ingest import ingest, preprocessing_of
+from pipeline.training.data_loading import feed
 from pipeline.training.device import Placement, place
-from pipeline.training.engine import Engine
-from pipeline.training.feeding import feed
-from pipeline.training.policy import Policy
+from pipeline.training.step import Engine
 
 SAME = Policy(horizontal_flip=True, rotation=10, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
 RECIPE = Train(batch_size=128, learning_rate=0.05)

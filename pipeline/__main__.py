@@ -9,8 +9,13 @@ from errno import EDQUOT, ENOSPC
 
 import typer
 
-from pipeline.commands import data, describe, inspection, lr_find, models, setup, shipping, training
-from pipeline.training.interruption import Interrupted
+from pipeline.cli import data as inspection
+from pipeline.cli import describe, lr_find
+from pipeline.cli import init as setup
+from pipeline.cli import registry as shipping
+from pipeline.commands import data, models, training
+from pipeline.errors import UserError
+from pipeline.training.signals import Interrupted
 
 app = typer.Typer(
     help="Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages.",
@@ -50,7 +55,7 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold what a terminal lacks
     try:
         app()
-    except ValueError as error:  # what stages raise for people: the sentence is enough
+    except UserError as error:  # what stages raise for people: the sentence is enough
         from pipeline.tracking.server import masked
 
         sys.exit(f"error: {' '.join(masked(str(error)).split())}")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")
@@ -182,7 +183,7 @@ def read_dataset(images: Path, splits: Path) -> Dataset:
     table = read_table(splits)
     pixels = read_images(images)
     if len(pixels) != len(table):
-        raise ValueError(f"{images} has {len(pixels):,} images and {splits} {len(table):,}: run `dvc repro` first")
+        raise UserError(f"{images} has {len(pixels):,} images and {splits} {len(table):,}: run `dvc repro` first")
     names = tuple(sorted(table["class"].unique()))
     labels = table["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64, copy=True)
     return Dataset(pixels, labels, table, names)

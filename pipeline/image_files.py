@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from pipeline.bit_depth import eight_bits, values_of
+from pipeline.errors import UserError
 from pipeline.jpeg import repaired
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
@@ -203,8 +204,8 @@ def _expect_image(start: bytes) -> None:
 
 
 def load(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """One image file as model input, uint8 [size, size, 3]. Raises ValueError with a sentence that names the file."""
+    """One image file as model input, uint8 [size, size, 3]. Raises UserError with a sentence that names the file."""
     try:
         return to_array(read(content_of(path), preprocessing).pixels_HWC, preprocessing)
     except UnreadableImage as reason:
-        raise ValueError(f"{path}: {reason}: give a JPEG, PNG, WebP, HEIC, BMP, TIFF or other image file") from None
+        raise UserError(f"{path}: {reason}: give a JPEG, PNG, WebP, HEIC, BMP, TIFF or other image file") from None

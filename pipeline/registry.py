@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts import LEFT_OUT, Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
+from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
@@ -41,7 +42,7 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
     """The row of benchmark.json with the best validation accuracy among those that keep their budgets.
 
     The test split has no say here, or its accuracy would not be honest afterwards. Ties go to the smaller file.
-    Raises ValueError naming what each candidate breaks.
+    Raises UserError naming what each candidate breaks.
     """
     broken: dict[str, str] = {}
     kept = []
@@ -65,7 +66,7 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
             kept.append(row)
     if not kept:
         reasons = "; ".join(f"{name}: {why}" for name, why in broken.items())
-        raise ValueError(f"no candidate keeps the budgets of params.yaml: registry ({reasons})")
+        raise UserError(f"no candidate keeps the budgets of params.yaml: registry ({reasons})")
     return max(kept, key=lambda row: (row["val_accuracy"], -row["size_mb"]))
 
 
@@ -79,12 +80,12 @@ def register(params: Params, artifacts: Path) -> tuple[str, dict[str, Any]]:
     """Register the best candidate and give it the alias `challenger`; its version and its row of benchmark.json."""
     benchmark = artifacts / "benchmark" / "benchmark.json"
     if not benchmark.exists():
-        raise ValueError(f"{benchmark} does not exist: run `dvc repro` first")
+        raise UserError(f"{benchmark} does not exist: run `dvc repro` first")
     rows = read_json(benchmark)["variants"]
     for row in rows:
         checkpoint = artifacts / params.maker(row["model"]) / row["model"] / "checkpoint.safetensors"
         if not checkpoint.exists() or sha256(checkpoint) != row["checkpoint"]:
-            raise ValueError(f"{benchmark} is not of the present {checkpoint}: run `dvc repro` first")
+            raise UserError(f"{benchmark} is not of the present {checkpoint}: run `dvc repro` first")
     client = connect()
     runs = {model: sync(client, params, model, artifacts) for model in dict.fromkeys(row["model"] for row in rows)}
     best = choose(rows, params.registry)
@@ -149,7 +150,7 @@ def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> D
     name = params.registry.name
     aliases = _aliases(client, name)
     if CHALLENGER not in aliases:
-        raise ValueError(f"{name} has no challenger: run `python -m pipeline register` first")
+        raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
     challenger, champion = aliases[CHALLENGER], aliases.get(CHAMPION)
     if challenger == champion:
         return Decision(False, champion, f"version {champion} is challenger and champion already")
@@ -175,7 +176,7 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise ValueError(f"no model {name!r} is registered: run `python -m pipeline register` first") from None
+        raise UserError(f"no model {name!r} is registered: run `python -m pipeline register` first") from None
 
 
 def _compare(
@@ -186,12 +187,12 @@ def _compare(
     splits = dataset.splits
     for version, predictor in ((champion, old), (challenger, new)):
         if predictor.card.class_names != dataset.class_names:
-            raise ValueError(
+            raise UserError(
                 f"{name} version {version} knows other classes than this dataset: "
                 f"give this dataset a `registry.name` of its own"
             )
         if not predictor.card.preprocessing.agrees(preprocessing):
-            raise ValueError(
+            raise UserError(
                 f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
                 f"{preprocessing}: keep ingest's size, resize and background and the images' bits, or give it a "
                 f"`registry.name` of its own"
@@ -202,7 +203,7 @@ def _compare(
         known = splits["group"].isin(taught["group"]) | splits["alike"].isin(taught["alike"][left_out])
         rows = rows[~known.to_numpy()[rows]]
     if not len(rows):
-        raise ValueError(
+        raise UserError(
             f"every test image, or one that is like it, has taught version {challenger} or {champion}: keep split.seed"
         )
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
@@ -224,7 +225,7 @@ def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
     run_id = client.get_model_version(name, version).run_id
     splits = read_table(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="data/splits.parquet")))
     if "sha256" not in splits:
-        raise ValueError(
+        raise UserError(
             f"data/splits.parquet in run {run_id} has no column sha256, so that nobody can tell which test images are "
             f"new to {name} version {version}: train and register it again, or take its alias away"
         )
@@ -232,7 +233,7 @@ def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
 
 
 def load(name: str, version_or_alias: str) -> Predictor:
-    """A registered model, by version number or alias. Raises ValueError when there is none."""
+    """A registered model, by version number or alias. Raises UserError when there is none."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -243,7 +244,7 @@ def load(name: str, version_or_alias: str) -> Predictor:
     except MlflowException as error:
         if error.error_code == "INTERNAL_ERROR":  # of the server, or none answers
             raise
-        raise ValueError(
+        raise UserError(
             f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({' '.join(str(error).split())[:160]}): "
             f"run `python -m pipeline register` and `python -m pipeline promote` first"
         ) from None

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.functional import unfold
 
-from pipeline.architectures import build, checked, find
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Export, Prune, architectures
+from pipeline.networks import weights
+from pipeline.networks.architectures import build, checked, find
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
-from pipeline.training import checkpoint
 
 # `cnn` in the words of configurable_cnn
 CNN: dict[str, Any] = {
@@ -83,7 +83,7 @@ def test_every_architecture_exports_and_agrees_with_torch(
     torch.manual_seed(0)
     own = ModelCard(name, card.class_names, card.preprocessing, card.mean, card.std)
     images, labels = dataset.of("val")
-    made = export(checkpoint.fresh(own), own, images, labels, Export(), tmp_path / "model.onnx")
+    made = export(weights.fresh(own), own, images, labels, Export(), tmp_path / "model.onnx")
     assert made["largest_difference"] < 1e-5
 
 
@@ -121,11 +121,11 @@ def test_configurable_cnn_prunes_and_comes_back_from_its_file(
         "dense": [{"units": 32, "activation": "tanh"}],
     }
     own = ModelCard("configurable_cnn", card.class_names, card.preprocessing, card.mean, card.std, options)
-    network = checkpoint.fresh(own)
+    network = weights.fresh(own)
     whole = parameters(network)
     remove_channels(network, own, Prune())
-    checkpoint.save(tmp_path / "pruned.safetensors", network, own)
-    loaded, same = checkpoint.load(tmp_path / "pruned.safetensors")
+    weights.save(tmp_path / "pruned.safetensors", network, own)
+    loaded, same = weights.load(tmp_path / "pruned.safetensors")
     images_NCHW = torch.randn(2, 3, 16, 16)
     assert same == own and parameters(loaded) < whole / 2
     assert torch.equal(loaded(images_NCHW), network.eval()(images_NCHW))

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.augmentation.policy import POLICIES
 from pipeline.config import Audit, Train
 from pipeline.stages.audit import audit, held_out_probabilities
 from pipeline.stages.train import train
 from pipeline.training.balance import balanced
-from pipeline.training.policy import POLICIES
 
 CPU = torch.device("cpu")
 

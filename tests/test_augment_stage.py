@@ -16,7 +16,7 @@ from pipeline.evaluation.plots import save
 from pipeline.stages.augment import VERSIONS, augment, statistics
 from tests.conftest import PROJECT
 
-MIXED = {"mixup": 0.4, "cutmix": 1.0, "resized_crop": 0.5, "hue": 0.1, "erasing": 0.5, "trivial_augment": True}
+MIXED = {"mixup": 0.4, "cutmix": 1.0, "resized_crop": 0.5, "hue": 0.1, "erasing": 0.5}
 
 
 def test_statistics_are_those_of_the_training_split(dataset: Dataset) -> None:

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.architectures.torchvision_model import Classifier
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
+from pipeline.networks.architectures.torchvision_model import Classifier
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import weights_hash
 from pipeline.stages.train import training_data
 from pipeline.training.balance import balanced
 from pipeline.training.batch_norm import Collected, learning, observer
-from pipeline.training.checkpoint import weights_hash
-from pipeline.training.deployable import probabilities
 from pipeline.training.loop import fit
-from pipeline.training.policy import Policy
 
 
 def norms(momentum: float | None = 0.1) -> nn.Sequential:
@@ -112,11 +112,11 @@ def test_computing_statistics_again_changes_nothing() -> None:
 
 def test_batches_of_an_epoch_are_of_one_size(card: ModelCard, dataset: Dataset) -> None:
     """Give or take an image; together they are the training images, each once."""
+    from pipeline.training.checkpointing import NOWHERE
+    from pipeline.training.data_loading import feed
     from pipeline.training.device import Placement
-    from pipeline.training.engine import Engine
-    from pipeline.training.feeding import feed
     from pipeline.training.loop import _Training
-    from pipeline.training.resume import NOWHERE
+    from pipeline.training.step import Engine
 
     rows = dataset.rows("train")
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from pipeline.__main__ import app
 from pipeline.artifacts import read_json, read_table, write_table
 from pipeline.evaluation import plots
-from pipeline.training import checkpoint
+from pipeline.networks import weights
 from tests.conftest import PROJECT, write_digits
 
 NAMES = [
@@ -79,7 +79,7 @@ def test_every_table_and_record_holds_them(project: Path) -> None:
     suspects = read_table(made / "audit" / "suspects.csv")
     assert {*suspects["class"], *suspects["suggested"]} <= set(NAMES)
     assert all((project / "images" / path).exists() for path in suspects["path"])
-    assert checkpoint.load(made / "train" / MODEL / "checkpoint.safetensors")[1].class_names == tuple(sorted(NAMES))
+    assert weights.load(made / "train" / MODEL / "checkpoint.safetensors")[1].class_names == tuple(sorted(NAMES))
     for file in [*(made / "export" / MODEL).glob("*.onnx"), *(made / "quantize" / MODEL).glob("*.onnx")]:
         cards = [prop.value for prop in onnx.load(file).metadata_props if "class_names" in prop.value]
         assert json.loads(cards[0])["class_names"] == sorted(NAMES)

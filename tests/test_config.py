@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import app
-from pipeline.commands.setup import init
+from pipeline.cli.init import init
 from pipeline.config import Model, Params, Section, check, load
 from tests.conftest import PROJECT
 

@@ -21,12 +21,13 @@ STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT 
 # What a stage may import without depending on it, and why an edit there may rerun nothing
 EXEMPT = {
     "pipeline.commands": "wires stages to files; what decides about a result belongs into a stage",
+    "pipeline.errors": "decides nothing",
     "pipeline.config": "what it reads is in `params:`, which DVC compares by value; recipes.py decides, see RECIPE",
     "pipeline.tracking": "tells MLflow what the stage has written already",
 }
 CHECKS = {"load"}  # a function of the shell that refuses parameters, or returns them as they are
 # Of one stage alone
-PRINTED = {"train": {"pipeline.evaluation.diagnosis"}}  # at the end, for people; the report's own is what is kept
+PRINTED = {"train": {"pipeline.diagnosis.rules"}}  # at the end, for people; the report's own is what is kept
 # How a model's recipe comes about, for the stages that ask for one
 RECIPE = "pipeline/config/recipes.py"
 
@@ -167,9 +168,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("edited", "rerun"),
     [
         ("pipeline/config/recipes.py", {"train", "prune", "report"}),
-        ("pipeline/training/material.py", {"train", "prune", "export", "evaluate", "audit"}),
-        ("pipeline/evaluation/diagnosis.py", {"report"}),
-        ("pipeline/architectures/modern_cnn.py", {"train", "prune", "export", "evaluate", "audit"}),
+        ("pipeline/training/inputs.py", {"train", "prune"}),
+        ("pipeline/diagnosis/rules.py", {"report"}),
+        ("pipeline/networks/architectures/modern_cnn.py", {"train", "prune", "export", "evaluate", "audit"}),
     ],
 )
 def test_an_edit_reruns_what_it_changes(done: Path, edited: str, rerun: set[str]) -> None:

@@ -13,11 +13,11 @@ from torch import nn
 
 from pipeline.artifacts import Dataset, Images, ModelCard
 from pipeline.config import Train
-from pipeline.evaluation.diagnosis import Finding, Kept, diagnose, findings_of, in_words
-from pipeline.training.activity import watched
-from pipeline.training.checkpoint import fresh
-from pipeline.training.deployable import probabilities
-from pipeline.training.examination import examine
+from pipeline.diagnosis.activity import watched
+from pipeline.diagnosis.examination import examine
+from pipeline.diagnosis.rules import Finding, Kept, diagnose, findings_of, in_words
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import fresh
 
 RECIPE = Train(epochs=10)
 NO_SILENCE = pd.DataFrame({"layer": ["2", "5"], "units": [64, 128], "silent": [0, 3]})

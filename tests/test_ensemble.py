@@ -11,18 +11,18 @@ import onnx
 import pytest
 import torch
 
-from pipeline.architectures.ensemble import Ensemble, Normalized
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.commands.models import combine as combine_command
 from pipeline.config import Evaluate, Export, Params, Prune, Quantize, load
+from pipeline.networks import weights
+from pipeline.networks.architectures.ensemble import Ensemble, Normalized
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import fresh
 from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 from pipeline.stages.quantize import WEIGHTED, inner_nodes, quantize
-from pipeline.training import checkpoint
-from pipeline.training.checkpoint import fresh
-from pipeline.training.deployable import probabilities
 from tests.conftest import PROJECT
 
 CPU = torch.device("cpu")
@@ -69,8 +69,8 @@ def test_a_checkpoint_holds_all_of_it_also_of_pruned_members(
         remove_channels(members[name].network, members[name].card, Prune())
         members[name].network.eval()
     network, card = combine(members)
-    checkpoint.save(tmp_path / "pruned.safetensors", network, card)
-    loaded, same_card = checkpoint.load(tmp_path / "pruned.safetensors")
+    weights.save(tmp_path / "pruned.safetensors", network, card)
+    loaded, same_card = weights.load(tmp_path / "pruned.safetensors")
     assert same_card == card
     images = dataset.images_NHWC[:20]
     assert np.array_equal(probabilities(loaded, card, images, CPU), probabilities(network, card, images, CPU))

@@ -18,11 +18,11 @@ from pipeline.config import Evaluate
 from pipeline.evaluation.metrics import accuracy, expected_calibration_error, per_class, summary
 from pipeline.evaluation.plots import learning_curves
 from pipeline.evaluation.statistics import holm, mean_interval, paired_test, share_interval, wilson_interval
+from pipeline.networks import weights
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import fresh
 from pipeline.stages.evaluate import evaluate, over_seeds
 from pipeline.stages.report import differences
-from pipeline.training import checkpoint
-from pipeline.training.checkpoint import fresh
-from pipeline.training.deployable import probabilities
 from tests.test_diagnosis import a_history
 
 
@@ -191,7 +191,7 @@ def test_every_seed_is_scored_on_the_test_split(card: ModelCard, dataset: Datase
         torch.manual_seed(seed)
         networks[seed] = fresh(card).eval()
         files[seed] = tmp_path / f"seed-{seed}.safetensors"
-        checkpoint.save(files[seed], networks[seed], card)
+        weights.save(files[seed], networks[seed], card)
     trainings = pd.DataFrame({
         "seed": [1, 0, 2], "best_epoch": [3, 4, 5], "val_accuracy": [0.5, 0.4, 0.3], "shipped": [True, False, False],
     })  # fmt: skip

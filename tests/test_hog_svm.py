@@ -12,22 +12,22 @@ import torch
 from skimage.feature import hog
 from sklearn.datasets import load_sample_images
 
-from pipeline.architectures import build, checked, find
-from pipeline.architectures.hog_svm import HOG, Options, solve, statistics
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Export, Prune, Quantize, Train
+from pipeline.diagnosis.examination import examine
 from pipeline.evaluation.metrics import accuracy
+from pipeline.networks.architectures import build, checked, find
+from pipeline.networks.architectures.hog_svm import HOG, Options, solve, statistics
+from pipeline.networks.deployable import last_dense, probabilities
+from pipeline.networks.weights import fresh
 from pipeline.stages.export import export
 from pipeline.stages.prune import prune
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import Trained, train, training_data
 from pipeline.tracking import EPOCH_METRICS
 from pipeline.training.balance import Balance, balanced
-from pipeline.training.checkpoint import fresh
 from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
-from pipeline.training.deployable import last_dense, probabilities
-from pipeline.training.examination import examine
-from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
 
 CPU = torch.device("cpu")

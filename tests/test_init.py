@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.cli.data import data
+from pipeline.cli.init import init
+from pipeline.cli.presets import named
 from pipeline.commands.data import ingest
-from pipeline.commands.inspection import data
-from pipeline.commands.presets import named
-from pipeline.commands.setup import init
 from pipeline.config import load
 from pipeline.datasets import sources
 from tests.conftest import PROJECT, touch, write_digits

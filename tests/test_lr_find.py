@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.commands.lr_find import lr_find
+from pipeline.cli.lr_find import lr_find
 from pipeline.training.lr_find import suggested
 from tests.conftest import PROJECT
 from tests.workspace import workspace

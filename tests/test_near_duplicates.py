@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance
 
 from pipeline.artifacts import ImageRows
 from pipeline.inspection import near_duplicates
-from pipeline.inspection.alike import alike
 from pipeline.inspection.drift import drift, profile
+from pipeline.inspection.duplicates import alike
 from pipeline.inspection.measures import measure
 from pipeline.inspection.near_duplicates import find_pairs
 from tests.dirty import photo

@@ -16,18 +16,18 @@ import typer
 from PIL import Image
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.commands.shipping import predict
+from pipeline.augmentation.policy import Policy
+from pipeline.cli.registry import predict
 from pipeline.config import Benchmark, Evaluate, Export, Quantize, Train
 from pipeline.inference.predictor import Predictor
+from pipeline.networks.deployable import last_dense, probabilities
+from pipeline.networks.weights import fresh
 from pipeline.stages.benchmark import benchmark
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import train
 from pipeline.training.balance import balanced
-from pipeline.training.checkpoint import fresh
-from pipeline.training.deployable import last_dense, probabilities
-from pipeline.training.policy import Policy
 
 CPU = torch.device("cpu")
 
@@ -152,7 +152,7 @@ def test_evaluation_and_benchmark_speak_of_the_same_files(
 
 def test_an_export_that_differs_from_torch_fails(card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
     """The parity check can fail: with a tolerance of nothing it does."""
-    from pipeline.training.checkpoint import fresh
+    from pipeline.networks.weights import fresh
 
     images, labels = dataset.of("val")
     with pytest.raises(ValueError, match=r"differs from torch by .* more than export\.tolerance 1e-30"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.artifacts import SPLITS, read_table, write_table
 from pipeline.config import Split
-from pipeline.inspection.alike import alike
+from pipeline.inspection.duplicates import alike
 from pipeline.stages.split import groups, split
 from tests.conftest import NO_PAIRS
 

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-from pipeline.architectures import build, checked, find
 from pipeline.artifacts import ModelCard
 from pipeline.config import Prune
+from pipeline.networks import weights
+from pipeline.networks.architectures import build, checked, find
 from pipeline.preprocessing import Preprocessing
 from pipeline.stages.prune import remove_channels
-from pipeline.training import checkpoint
 
 FILE = find("torchvision_model")
 SMALL = "mobilenet_v3_small"
@@ -97,7 +97,7 @@ def test_weights_come_in_several_wrappings(tmp_path: Path, donor: tuple[nn.Modul
     else:
         earlier = network_of(classes=5, name=SMALL)
         earlier.get_submodule("network").load_state_dict(theirs.state_dict())
-        checkpoint.save(path, earlier, card_of(32, name=SMALL))
+        weights.save(path, earlier, card_of(32, name=SMALL))
     state = pretrained(name=SMALL, weights=str(path)).state_dict()
     assert all(torch.equal(value, state[f"network.{key}"]) for key, value in backbone(theirs).items())
 
@@ -226,11 +226,11 @@ def test_wrong_names_and_sizes_are_one_sentence(options: dict[str, Any], said: s
 def test_a_pruned_network_comes_back_from_its_file(tmp_path: Path, name: str) -> None:
     """Shortcuts, depthwise and grouped convolutions, layer norms, and layers that version what they save."""
     card = card_of(32, name=name)
-    network = checkpoint.fresh(card)
+    network = weights.fresh(card)
     whole = sum(p.numel() for p in network.parameters())
     remove_channels(network, card, Prune())
-    checkpoint.save(tmp_path / "pruned.safetensors", network, card)
-    loaded, _ = checkpoint.load(tmp_path / "pruned.safetensors")
+    weights.save(tmp_path / "pruned.safetensors", network, card)
+    loaded, _ = weights.load(tmp_path / "pruned.safetensors")
     assert sum(p.numel() for p in loaded.parameters()) < 0.4 * whole
     images_NCHW = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(images_NCHW), network.eval()(images_NCHW))
@@ -240,7 +240,7 @@ def test_what_cannot_be_cut_stays_whole_and_says_so(capsys: pytest.CaptureFixtur
     """Shuffled channels and attention heads: the network is as it was, and a warning names the layer."""
     for name, layer in (("shufflenet_v2_x0_5", "InvertedResidual"), ("swin_t", "ShiftedWindowAttention")):
         card = card_of(32, name=name)
-        network = checkpoint.fresh(card)
+        network = weights.fresh(card)
         whole = sum(p.numel() for p in network.parameters())
         remove_channels(network, card, Prune())
         assert sum(p.numel() for p in network.parameters()) == whole

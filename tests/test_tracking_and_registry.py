@@ -29,11 +29,11 @@ from pipeline import registry
 from pipeline.__main__ import main
 from pipeline.artifacts import LINEAGE, Dataset, ModelCard, read_json, sha256, write_json, write_table
 from pipeline.config import Export, Params, Registry
+from pipeline.networks import weights
+from pipeline.networks.weights import fresh
 from pipeline.registry import choose, promote, register
 from pipeline.stages.export import export
 from pipeline.tracking import connect, experiment_id, explained, find_run, lineage, live_run, sync, sync_or_warn
-from pipeline.training import checkpoint
-from pipeline.training.checkpoint import fresh
 
 MODEL = "simple_cnn"
 HISTORY = pd.DataFrame(
@@ -52,7 +52,7 @@ def trained_artifacts(folder: Path, card: ModelCard, dataset: Dataset, seed: int
     network = fresh(card).eval()
     artifacts = folder / f"artifacts-{seed}"
     source = artifacts / "train" / MODEL / "checkpoint.safetensors"
-    checkpoint.save(source, network, card)
+    weights.save(source, network, card)
     digest = sha256(source)
     write_table(source.with_name("history.csv"), HISTORY)
     write_json(source.with_name("metrics.json"), {"best_val_accuracy": 0.3, "parameters": 7})

@@ -16,17 +16,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.artifacts import Dataset, ModelCard, read_table, write_table
+from pipeline.augmentation.policy import POLICIES, Policy
 from pipeline.config import Prune, Train
+from pipeline.networks import weights
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import fresh
 from pipeline.stages.prune import prune
 from pipeline.stages.train import train, training_data
-from pipeline.training import checkpoint
 from pipeline.training.balance import Balance, balanced
-from pipeline.training.checkpoint import fresh
-from pipeline.training.deployable import probabilities
 from pipeline.training.device import choose_device
 from pipeline.training.loop import Fitted, fit
-from pipeline.training.objective import Objective
-from pipeline.training.policy import POLICIES, Policy
+from pipeline.training.loss import Objective
 from pipeline.training.progress import Epoch
 
 CPU = torch.device("cpu")
@@ -82,9 +82,7 @@ def test_the_same_seed_gives_the_same_weights(card: ModelCard, dataset: Dataset)
 def test_the_same_seed_gives_the_same_weights_with_everything_on(card: ModelCard, dataset: Dataset) -> None:
     """Mixing, erasing and TrivialAugment draw from seeded streams too."""
     recipe = RECIPE.model_copy(update={"epochs": 1})
-    everything = Policy(
-        horizontal_flip=True, resized_crop=0.5, hue=0.1, erasing=0.5, mixup=0.4, cutmix=1.0, trivial_augment=True
-    )
+    everything = Policy(horizontal_flip=True, resized_crop=0.5, hue=0.1, erasing=0.5, mixup=0.4, cutmix=1.0)
     first, second = (trained(card, dataset, recipe, everything, "sampler")[0].network for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -108,7 +106,7 @@ def test_it_learns_with_each_way_of_balancing(card: ModelCard, dataset: Dataset,
 def test_validation_neither_augments_nor_mixes_nor_adjusts(card: ModelCard, dataset: Dataset) -> None:
     """At a learning rate of next to nothing the validation loss is the same whatever is done to training."""
     still = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0})
-    everything = Policy(rotation=90, brightness=1.0, erasing=1.0, mixup=1.0, cutmix=1.0, trivial_augment=True)
+    everything = Policy(rotation=90, brightness=1.0, erasing=1.0, mixup=1.0, cutmix=1.0)
 
     def losses(policy: Policy, mode: str) -> list[float]:
         data = training_data(dataset, balance_of(dataset, mode), still)
@@ -192,8 +190,8 @@ def test_pruning_really_removes_channels_and_survives_saving(
     )
     assert 0.2 < metrics["parameters_kept"] < 0.35
     assert 0.2 < metrics["macs_kept"] < 0.35
-    checkpoint.save(tmp_path / "pruned.safetensors", fitted.network, card)
-    loaded, same_card = checkpoint.load(tmp_path / "pruned.safetensors")
+    weights.save(tmp_path / "pruned.safetensors", fitted.network, card)
+    loaded, same_card = weights.load(tmp_path / "pruned.safetensors")
     assert same_card == card
     images, _ = dataset.of("val")
     by_loaded, by_fitted = (probabilities(n, card, images, CPU) for n in (loaded, fitted.network))
@@ -254,5 +252,5 @@ def test_checkpoints_of_the_same_weights_are_the_same_bytes(tmp_path: Path, card
     torch.manual_seed(0)
     network = fresh(card)
     for name in ("a", "b"):
-        checkpoint.save(tmp_path / name, network.to(memory_format=torch.channels_last), card)
+        weights.save(tmp_path / name, network.to(memory_format=torch.channels_last), card)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

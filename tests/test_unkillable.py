@@ -19,7 +19,7 @@ import torch
 from pipeline.artifacts import read_table
 from pipeline.config import Params
 from pipeline.tracking import EPOCH_METRICS, live_run
-from pipeline.training.resume import Vault
+from pipeline.training.checkpointing import Vault
 from tests.flows.test_deployment import free_port
 from tests.workspace import INPUTS, environment, workspace
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import read_images, sha256
-from pipeline.commands.inspection import accept
+from pipeline.cli.data import accept
 from pipeline.config import Ingest, Validate
 from pipeline.inspection.drift import profile, read_profile
 from pipeline.inspection.findings import Finding, raise_critical, report

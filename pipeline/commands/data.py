@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.inspection.findings import Finding
@@ -37,7 +38,7 @@ def ingest(
             f"{Path(config.root) / first['path']}: {first['reason']} (all of them: {quarantine})"
         )
         if config.strict:
-            raise ValueError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
+            raise UserError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
         print(f"warning: {said}", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.training.resume import Vault
+    from pipeline.training.checkpointing import Vault
 
 
 class Kept:
@@ -16,14 +16,20 @@ class Kept:
     def __init__(self, folder: Path | None, seconds: float, inputs: Sequence[Any], files: Sequence[Path]) -> None:
         import torch
 
-        from pipeline.training.resume import fingerprint
+        from pipeline.training.checkpointing import fingerprint
 
         self.folder, self.seconds = folder, seconds
         code = Path(__file__).parent.parent
         self.key = fingerprint(
             [*inputs, torch.__version__, torch.get_num_threads()],
             files,
-            [code / "training", code / "architectures", code / "stages" / "train.py", code / "stages" / "prune.py"],
+            [
+                code / "training",
+                code / "augmentation",
+                code / "networks",
+                code / "stages" / "train.py",
+                code / "stages" / "prune.py",
+            ],
         )
 
     @property
@@ -34,7 +40,7 @@ class Kept:
         return self.folder / MEMO if self.folder else None
 
     def vault(self, seed: int) -> Vault:
-        from pipeline.training.resume import Vault
+        from pipeline.training.checkpointing import Vault
 
         return Vault(self.folder, f"{self.key}-{seed}", self.seconds)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
+from pipeline.errors import UserError
 
 
 def combine(
@@ -13,27 +14,27 @@ def combine(
 ) -> None:
     """Make one entry of `ensembles` from its members in the folders TRAINED and PRUNED."""
     from pipeline.artifacts import read_dataset, read_json, sha256
+    from pipeline.networks import weights
     from pipeline.stages.ensemble import Member, metrics, pruned_metrics
     from pipeline.stages.ensemble import combine as run
     from pipeline.tracking import sync_or_warn
-    from pipeline.training import checkpoint
     from pipeline.training.device import choose_device
 
     config = load(params)
     if name not in config.ensembles:
-        raise ValueError(f"{params} has no ensemble {name!r}; it has: {', '.join(config.ensembles) or 'none'}")
+        raise UserError(f"{params} has no ensemble {name!r}; it has: {', '.join(config.ensembles) or 'none'}")
 
     def member(folder: Path) -> Member:
-        return Member(*checkpoint.load(folder / "checkpoint.safetensors"), read_json(folder / "metrics.json"))
+        return Member(*weights.load(folder / "checkpoint.safetensors"), read_json(folder / "metrics.json"))
 
     dataset, device = read_dataset(images, splits), choose_device(config.device(name))
     with summary(f"combine {name}") as facts:
         whole = {member_name: member(trained / member_name) for member_name in config.ensembles[name].members}
         narrow = {member_name: member(pruned / member_name) for member_name in whole}
         network, card = run(whole)
-        checkpoint.save(out / "checkpoint.safetensors", network, card)
+        weights.save(out / "checkpoint.safetensors", network, card)
         pruned_network, pruned_card = run(narrow)
-        checkpoint.save(out / "pruned.safetensors", pruned_network, pruned_card)
+        weights.save(out / "pruned.safetensors", pruned_network, pruned_card)
         measured = metrics(network, card, whole, dataset, device)
         measured["prune"] = pruned_metrics(pruned_network, pruned_card, narrow, dataset, device)
         write_metrics(out, measured, out / "checkpoint.safetensors", splits=sha256(splits))
@@ -47,16 +48,16 @@ def export(
 ) -> None:
     """Export the trained network SOURCE and its PRUNED version to ONNX and prove that they agree with torch."""
     from pipeline.artifacts import read_dataset
+    from pipeline.networks import weights
     from pipeline.stages.export import export as run
     from pipeline.tracking import sync_or_warn
-    from pipeline.training import checkpoint
 
     config = load(params)
     val_images, val_labels = read_dataset(images, splits).of("val")
     with summary(f"export {model}") as facts:
         made = {}
         for variant, path in (("fp32", source), ("pruned", pruned)):
-            network, card = checkpoint.load(path)
+            network, card = weights.load(path)
             made[variant] = run(network, card, val_images, val_labels, config.export, out / f"{variant}.onnx")
             facts += [f"{variant} within {made[variant]['largest_difference']:.1e} of torch"]
         write_metrics(out, made, source)
@@ -97,15 +98,15 @@ def evaluate(
     """
     from pipeline.artifacts import read_dataset, read_table, write_table
     from pipeline.evaluation.plots import learning_curves, save
+    from pipeline.networks.weights import load as load_weights
     from pipeline.stages.evaluate import evaluate as run
     from pipeline.tracking import sync_or_warn
-    from pipeline.training.checkpoint import load as load_checkpoint
     from pipeline.training.device import choose_device
 
     config = load(params)
     with summary(f"evaluate {model}") as facts:
         checkpoint = trained / "checkpoint.safetensors"
-        network, card = load_checkpoint(checkpoint)
+        network, card = load_weights(checkpoint)
         listed = trained / "seeds" / "seeds.csv"
         seeds = read_table(listed) if listed.exists() else None
         others = {} if seeds is None else {
@@ -140,15 +141,15 @@ def audit(trained: Path, images: Path, splits: Path, out: Path, params: ParamsFi
     """List the labels that the best network in the folder TRAINED contradicts."""
     from pipeline.artifacts import read_dataset, read_json, write_table
     from pipeline.evaluation.plots import save
+    from pipeline.networks import weights
     from pipeline.stages.audit import audit as run
-    from pipeline.training import checkpoint
     from pipeline.training.device import choose_device
 
     config = load(params)
     with summary("audit") as facts:
         accuracies = {name: read_json(trained / name / "metrics.json")["best_val_accuracy"] for name in config.models}
         best = max(accuracies, key=accuracies.__getitem__)
-        network, card = checkpoint.load(trained / best / "checkpoint.safetensors")
+        network, card = weights.load(trained / best / "checkpoint.safetensors")
         found = run(best, network, card, read_dataset(images, splits), config.audit, choose_device(config.device(best)))
         write_table(out / "suspects.csv", found.suspects)
         save(found.picture, out / "suspects.png")

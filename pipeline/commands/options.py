@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import config
-from pipeline.training.policy import resolve
+from pipeline.augmentation.policy import resolve
+from pipeline.errors import UserError
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file of parameters.")]
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="The folder of the stages' outputs.")]
@@ -26,11 +27,11 @@ def load(path: Path) -> config.Params:
         resolve(params.augment.policy, params.augment.overrides)
         for name, model in params.models.items():
             if model.options:  # an architecture's file imports torch, which takes seconds
-                from pipeline.architectures import checked
+                from pipeline.networks.architectures import checked
 
                 checked(model.architecture, model.options, f"models.{name}.")
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     return params
 
 

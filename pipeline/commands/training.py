@@ -23,14 +23,14 @@ def train(
 ) -> None:  # fmt: skip
     """Train one entry of `models`."""
     from pipeline.artifacts import sha256, write_json
-    from pipeline.evaluation.diagnosis import findings_of, in_words
+    from pipeline.diagnosis.examination import examine
+    from pipeline.diagnosis.rules import findings_of, in_words
     from pipeline.stages.train import train as run
     from pipeline.tracking import live_run, sync_or_warn
-    from pipeline.training.examination import examine
-    from pipeline.training.interruption import ended_at_once
-    from pipeline.training.material import card_of, material_of
+    from pipeline.training.distributed import joined, start
+    from pipeline.training.inputs import card_of, material_of
     from pipeline.training.progress import Epoch, say
-    from pipeline.training.team import joined, start
+    from pipeline.training.signals import ended_at_once
 
     config = load(params)
     recipe = config.recipe(model)
@@ -69,15 +69,15 @@ def train(
 def _write_training(out: Path, trained: Trained, card: ModelCard) -> Path:
     """The shipped seed's checkpoint, and a folder of what there is about all seeds."""
     from pipeline.artifacts import write_table
-    from pipeline.training import checkpoint
+    from pipeline.networks import weights
 
     for seed, network in trained.networks.items():
         if seed != trained.seed:
-            checkpoint.save(out / "seeds" / f"seed-{seed}.safetensors", network, card)
+            weights.save(out / "seeds" / f"seed-{seed}.safetensors", network, card)
     write_table(out / "seeds" / "seeds.csv", trained.seeds)
     write_table(out / "history.csv", trained.history)
     path = out / "checkpoint.safetensors"
-    checkpoint.save(path, trained.fitted.network, card)
+    weights.save(path, trained.fitted.network, card)
     return path
 
 
@@ -87,24 +87,24 @@ def prune(
 ) -> None:  # fmt: skip
     """Remove channels from the trained network SOURCE and fine-tune what is left."""
     from pipeline.artifacts import write_table
+    from pipeline.networks import weights
     from pipeline.stages.prune import prune as run
     from pipeline.tracking import sync_or_warn
-    from pipeline.training import checkpoint
-    from pipeline.training.interruption import ended_at_once
-    from pipeline.training.material import material_of
+    from pipeline.training.inputs import material_of
     from pipeline.training.progress import say
+    from pipeline.training.signals import ended_at_once
 
     config = load(params)
     recipe = config.recipe(model)
     material = material_of(images, splits, augmented)
     with summary(f"prune {model}") as facts, ended_at_once():
-        network, card = checkpoint.load(source)
+        network, card = weights.load(source)
         kept = Kept(resume, recipe.checkpoint_seconds, [recipe, card, material.inputs, config.prune], [images, source])
         fitted, metrics = run(
             network, card, material.dataset, material.balance, material.policy, recipe, config.prune, say,
             kept.vault(recipe.seed),
         )  # fmt: skip
-        checkpoint.save(out / "checkpoint.safetensors", fitted.network, card)
+        weights.save(out / "checkpoint.safetensors", fitted.network, card)
         write_table(out / "history.csv", fitted.history)
         write_metrics(out, metrics, source)
         sync_or_warn(config, model, out.parent.parent)

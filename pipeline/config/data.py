@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.section import OpenShare, Positive, Section, Seed, Share, Size
+from pipeline.errors import UserError
 
 CheckName = Literal[
     "known_classes", "class_names", "class_images", "readable", "one_label", "near_one_label", "leakage", "copies",
@@ -72,7 +73,7 @@ class Validate(Section):
     @model_validator(mode="after")
     def _range_is_one(self) -> Validate:
         if self.brightness[0] >= self.brightness[1]:
-            raise ValueError(f"brightness is {self.brightness}: write the lower bound first")
+            raise UserError(f"brightness is {self.brightness}: write the lower bound first")
         return self
 
 
@@ -93,13 +94,13 @@ class Split(Section):
     @model_validator(mode="after")
     def _leaves_training_images(self) -> Split:
         if self.validation + self.test >= 1:
-            raise ValueError(f"validation + test is {self.validation + self.test:g} and leaves nothing to train on")
+            raise UserError(f"validation + test is {self.validation + self.test:g} and leaves nothing to train on")
         return self
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Split:
         if self.folds == 1 or self.fold >= max(1, self.folds):
-            raise ValueError(f"fold {self.fold} of {self.folds}: folds is 0 or at least 2, and fold runs from 0")
+            raise UserError(f"fold {self.fold} of {self.folds}: folds is 0 or at least 2, and fold runs from 0")
         return self
 
     @model_validator(mode="after")
@@ -107,14 +108,14 @@ class Split(Section):
         try:
             groups = re.compile(self.group_pattern).groups
         except re.error as error:
-            raise ValueError(f"group_pattern is no regular expression ({error})") from None
+            raise UserError(f"group_pattern is no regular expression ({error})") from None
         if self.group_pattern and not groups:
-            raise ValueError(f"group_pattern {self.group_pattern!r} has no group: put brackets round what is shared")
+            raise UserError(f"group_pattern {self.group_pattern!r} has no group: put brackets round what is shared")
         return self
 
 
 class Augment(Section):
-    # none | light | standard | strong | digits: see pipeline/training/policy.py
+    # none | light | standard | strong | digits: see pipeline/augmentation/policy.py
     policy: str = "standard"
     # Any knob of the policy by itself, e.g. {horizontal_flip: false, rotation: 10}
     overrides: dict[str, bool | int | float] = {}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.config.section import OpenShare, Positive, Section, Seed
+from pipeline.errors import UserError
 
 Rate = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -71,7 +72,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _some_images_a_process(self) -> Train:
         if self.batch_size < 2 * self.processes:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} leaves less than 2 images to each of {self.processes} processes"
             )
         return self
@@ -88,8 +89,8 @@ class Prune(Section):
 
 
 class Model(BaseModel):
-    """An entry of `models`: an architecture (a file of pipeline/architectures/), its own `options`, and overrides of
-    `train`."""
+    """An entry of `models`: an architecture (a file of pipeline/networks/architectures/), its own `options`, and
+    overrides of `train`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     architecture: str

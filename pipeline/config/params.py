@@ -18,6 +18,7 @@ from pipeline.config.recipes import merged
 from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
 from pipeline.config.section import Section
 from pipeline.datasets import sources
+from pipeline.errors import UserError
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -48,15 +49,15 @@ class Params(Section):
             for name in names:
                 # Names become paths, names of runs and words of a shell's command
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                    raise ValueError(f"{section}: {name!r}: a name holds letters, digits and, not first, '-' and '_'")
+                    raise UserError(f"{section}: {name!r}: a name holds letters, digits and, not first, '-' and '_'")
         for name in self.models:
             self.recipe(name)
         for name, ensemble in self.ensembles.items():
             if name in self.models:
-                raise ValueError(f"ensembles.{name}: a model has that name already")
+                raise UserError(f"ensembles.{name}: a model has that name already")
             unknown = [member for member in ensemble.members if member not in self.models]
             if unknown:
-                raise ValueError(f"ensembles.{name}.members: there is no model {unknown[0]!r} in `models`")
+                raise UserError(f"ensembles.{name}.members: there is no model {unknown[0]!r} in `models`")
         return self
 
     @property
@@ -76,43 +77,43 @@ class Params(Section):
     def recipe(self, model: str) -> Train:
         """The recipe of one model: `train`, overridden by the named recipe, if any, and by the model's own keys."""
         if model not in self.models:
-            raise ValueError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
+            raise UserError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
         own = self.models[model].overrides
         return section(Train, merged(self.train.model_dump(), own), f"models.{model}.")
 
 
 def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) -> SectionType:
-    """One section by itself. Raises ValueError with one sentence that names the key, after `prefix`, and the mend."""
+    """One section by itself. Raises UserError with one sentence that names the key, after `prefix`, and the mend."""
     try:
         return kind(**content)
     except ValidationError as error:
-        raise ValueError(_sentence(error, kind, prefix)) from None
+        raise UserError(_sentence(error, kind, prefix)) from None
 
 
 def load(path: Path) -> Params:
-    """Read and check params.yaml. Raises ValueError with one sentence that names the key and the mend."""
+    """Read and check params.yaml. Raises UserError with one sentence that names the key and the mend."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
+        raise UserError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
+        raise UserError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
     return check(text, str(path))
 
 
 def check(text: str, path: str) -> Params:
-    """Params from the text of a file called `path`. Raises ValueError as `load` does."""
+    """Params from the text of a file called `path`. Raises UserError as `load` does."""
     try:
         content = YAML(typ="safe", pure=True).load(text)  # YAML 1.2, as DVC reads it: 1e-3 is a number
     except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold the sections {', '.join(_keys(Params))}")
+        raise UserError(f"{path} must hold the sections {', '.join(_keys(Params))}")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_sentence(error, Params)}") from None
+        raise UserError(f"{path}: {_sentence(error, Params)}") from None
     _names_exist(path, params)
     return params
 
@@ -121,7 +122,7 @@ def _names_exist(path: str, params: Params) -> None:
     """Names that stand for code: a source, an architecture. Read from the folders, not restated."""
     for name, model in params.models.items():
         if model.architecture == "ensemble":
-            raise ValueError(
+            raise UserError(
                 f"{path}: models.{name}.architecture is 'ensemble', which is not trained: move the entry to `ensembles`"
             )
         _known(f"{path}: models.{name}.architecture", model.architecture, architectures())
@@ -130,7 +131,7 @@ def _names_exist(path: str, params: Params) -> None:
 
 def architectures() -> list[str]:
     """What an entry of `models` may be made of: an ensemble is not trained."""
-    return [name for name in files_of("architectures") if name != "ensemble"]
+    return [name for name in files_of("networks/architectures") if name != "ensemble"]
 
 
 def files_of(package: str) -> list[str]:
@@ -141,7 +142,7 @@ def files_of(package: str) -> list[str]:
 
 def _known(key: str, value: str, choices: list[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{key} is {value!r}{_did_you_mean(value, choices)}; it can be: {', '.join(choices)}")
+        raise UserError(f"{key} is {value!r}{_did_you_mean(value, choices)}; it can be: {', '.join(choices)}")
 
 
 def _sentence(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:

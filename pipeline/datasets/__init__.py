@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,7 +53,7 @@ def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> 
     """The images of a source, sorted by path.
 
     `scratch` is an empty folder for files that are needed until they are decoded; the caller deletes it. `labels` is
-    the table of the source `csv`. Raises ValueError naming the folder and the mend.
+    the table of the source `csv`. Raises UserError naming the folder and the mend.
     """
     module = importlib.import_module(f"pipeline.datasets.{sources()[source]}")
     found: Found = module.find(source, root, scratch, labels)
@@ -60,12 +62,12 @@ def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> 
 
 
 def can_be_learned(root: Path, entries: list[Entry]) -> None:
-    """Raises ValueError if there are not two classes, or not all of them have training images."""
+    """Raises UserError if there are not two classes, or not all of them have training images."""
     sound = [entry for entry in entries if not entry.fault]
     classes = {entry.label for entry in sound}
     if len(classes) < 2:
         faults = next((f" ({entry.path}: {entry.fault})" for entry in entries if entry.fault), "")
-        raise ValueError(
+        raise UserError(
             f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: the images of each class "
             f"go into a folder named after it, or their labels into a table"
         )
@@ -78,7 +80,7 @@ def can_be_learned(root: Path, entries: list[Entry]) -> None:
                 if like
                 else "add some or remove it"
             )
-            raise ValueError(f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: {fix}")
+            raise UserError(f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: {fix}")
 
 
 def _folded(name: str) -> str:

@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from pipeline.errors import UserError
+
 # Left by file managers, by macOS's zip, by file servers (Synology, QNAP, NetApp) and by Python
 LITTER = {
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", ".ds_store", "__macosx"),
@@ -41,7 +43,7 @@ def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
 
 
 def listing(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; litter aside. Raises ValueError if it cannot be read."""
+    """What a folder holds, sorted; litter aside. Raises UserError if it cannot be read."""
     return [folder / entry.name for entry in _scan(folder) if not kind_of_litter(entry)]
 
 
@@ -52,7 +54,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
 
 
 def litter(folder: Path) -> list[Path]:

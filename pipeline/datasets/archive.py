@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.datasets import Found, can_be_learned, image_folder, table
 from pipeline.datasets._folders import lineage, subfolders
+from pipeline.errors import UserError
 
 OTHERS = {
     **dict.fromkeys((".rar", ".7z"), "is an archive of a kind that is not read: unpack it and give the folder"),
@@ -40,15 +41,15 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     except ValueError as error:  # people know the archive, not the folder that it was unpacked into
         others = " or ".join(str(path) for path, unfit in table.tables_in(inner).items() if not unfit and not listed)
         hint = f"; a table in an archive has to be called {labels} (ingest.labels): rename {others}" if others else ""
-        raise ValueError(f"{error}{hint}".replace(str(scratch), str(root))) from None
+        raise UserError(f"{error}{hint}".replace(str(scratch), str(root))) from None
     return found
 
 
 def _unpack(archive: Path, scratch: Path) -> None:
     if not archive.is_file():
-        raise ValueError(f"{archive} is not a file: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images")
+        raise UserError(f"{archive} is not a file: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images")
     if archive.suffix.lower() in OTHERS:
-        raise ValueError(f"{archive} {OTHERS[archive.suffix.lower()]}")
+        raise UserError(f"{archive} {OTHERS[archive.suffix.lower()]}")
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened_zip:
@@ -63,13 +64,13 @@ def _unpack(archive: Path, scratch: Path) -> None:
                 while opened_tar.fileobj and opened_tar.fileobj.read(1 << 20):
                     pass  # the checksum of a .gz stands at its end, which tarfile leaves unread
     except tarfile.FilterError as error:
-        raise ValueError(f"{archive} is not unpacked, as it is not safe ({error}): pack it again") from None
+        raise UserError(f"{archive} is not unpacked, as it is not safe ({error}): pack it again") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
-        raise ValueError(
+        raise UserError(
             f"{archive} cannot be unpacked ({_line(error)}): damaged, or neither a .zip nor a .tar (.gz, .bz2, .xz)"
         ) from None
     except OSError as error:  # a checksum of gzip or bzip2; a full disk
-        raise ValueError(f"{archive} cannot be unpacked ({error}): is it damaged, or the disk full?") from None
+        raise UserError(f"{archive} cannot be unpacked ({error}): is it damaged, or the disk full?") from None
 
 
 def _name(member: zipfile.ZipInfo) -> str:
@@ -94,9 +95,9 @@ def _refuse(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{archive} is not unpacked, as {member.filename!r} lies outside it: pack it again")
+            raise UserError(f"{archive} is not unpacked, as {member.filename!r} lies outside it: pack it again")
         if member.flag_bits & 0x1:  # PKWARE's APPNOTE, 4.4.4
-            raise ValueError(f"{archive} is protected by a password: unpack it and give the folder")
+            raise UserError(f"{archive} is protected by a password: unpack it and give the folder")
 
 
 def _inner(folder: Path, labels: str) -> Path:

@@ -30,6 +30,7 @@ from pipeline.datasets._folders import (
     printable,
     subfolders,
 )
+from pipeline.errors import UserError
 
 SPLITS = {
     **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
@@ -59,7 +60,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
 
 
 def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
-    """Raises ValueError where the names that would be learned are no classes; notes where only a person can know."""
+    """Raises UserError where the names that would be learned are no classes; notes where only a person can know."""
     inside: dict[str, set[str]] = {}  # the sub-folders of each class
     for entry in entries:
         if not entry.fault or entry.path.endswith("/"):
@@ -78,21 +79,21 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
             fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
             fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
         said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set: {fix}"
-        raise ValueError(f"{said}; if they are classes indeed, rename them or write a table of labels")
+        raise UserError(f"{said}; if they are classes indeed, rename them or write a table of labels")
     if splits := _splits(shared):
-        raise ValueError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
+        raise UserError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
     if drawn := _listed(name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN):
         said = f"{root}: the classes have the sub-folders {_listed(shared)}; {drawn} would be learned as images, too"
-        raise ValueError(f"{said}: move {drawn} out of {root}, or write a table of labels")
+        raise UserError(f"{said}: move {drawn} out of {root}, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
     classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
         said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
-        raise ValueError(f"{said}, use {root / deepest} alone")
+        raise UserError(f"{said}, use {root / deepest} alone")
     below = _listed(set().union(*inside.values()))
     if len(classes) == 1 and below:
         said = f"{root}: all images lie in folders called {_listed(classes)}, whose sub-folders are {below}"
-        raise ValueError(f"{said}: if those are the classes, move them up, to train/CLASS/, ...")
+        raise UserError(f"{said}: if those are the classes, move them up, to train/CLASS/, ...")
     notes = []
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
@@ -127,27 +128,27 @@ def _listed(names: Iterable[str]) -> str:
 
 def _everything(root: Path) -> list[Entry]:
     if not is_folder(root):
-        raise ValueError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
+        raise UserError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
     folders = subfolders(root)
     if not folders:
-        raise ValueError(_no_classes(root))
+        raise UserError(_no_classes(root))
     above = lineage(root)
     layout = {folder: holds_split(folder, above) for folder in folders}
     if "train" not in layout.values():
         if all(layout.values()):
-            raise ValueError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
+            raise UserError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
         return _classes(root, root, "", above)
     for split in set(SPLITS.values()):
         if len(names := [folder.name for folder in folders if layout[folder] == split]) > 1:
-            raise ValueError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
+            raise UserError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
     entries = _loose(root, root, "")
     for folder in folders:
         if identity(folder) in above:
             entries.append(_entry(root, folder, folder, "", LOOP))
         elif not _split(folder):
-            raise ValueError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
+            raise UserError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
         elif not layout[folder]:
-            raise ValueError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
+            raise UserError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
         else:
             entries += _classes(root, folder, _split(folder), above | lineage(folder))
     return entries

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.datasets import Entry, Found
 from pipeline.datasets._folders import fault, files
 from pipeline.datasets.image_folder import SPLITS
+from pipeline.errors import UserError
 
 NAMES = ("csv",)
 COLUMNS = {
@@ -33,7 +34,7 @@ OUTSIDE = "it lies outside {}, which DVC watches"
 def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     table = root / labels
     if not table.is_file():
-        raise ValueError(f"{table} is not a file: ingest.root is the table's folder, ingest.labels its name")
+        raise UserError(f"{table} is not a file: ingest.root is the table's folder, ingest.labels its name")
     unique: dict[tuple[str, ...], Entry] = {}
     for line, row in _rows(table):
         entry = _entry(root, f"{table}, line {line}", line, row)
@@ -42,12 +43,12 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
         )  # a repeated row is one image
     entries = list(unique.values())
     if not entries:
-        raise ValueError(f"{table} has a header but no rows: write one for each image")
+        raise UserError(f"{table} has a header but no rows: write one for each image")
     written = [entry for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
     # Path.exists would raise where a name is too long
     lost = [entry.path for entry in written if not os.path.exists(root / entry.path)]  # noqa: PTH110
     if len(lost) > len(entries) / 2:
-        raise ValueError(
+        raise UserError(
             f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
             f"{root / lost[0]}{_offer(root, PurePosixPath(lost[0]))}"
         )
@@ -83,9 +84,9 @@ def _text(table: Path) -> str:
     try:
         text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        raise UserError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
     if "\0" in text:
-        raise ValueError(f"{table} is not a text: save it as CSV in UTF-8")
+        raise UserError(f"{table} is not a text: save it as CSV in UTF-8")
     return text
 
 
@@ -100,10 +101,10 @@ def _header(table: Path, text: str) -> tuple[str, dict[str, int]]:
             for column, several in places.items():
                 if len(several) > 1:
                     doubtful = ", ".join(names[i] for i in several)
-                    raise ValueError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
+                    raise UserError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
             return delimiter, {column: only for column, one in places.items() for only in one}
         found = max(found, names, key=len)
-    raise ValueError(
+    raise UserError(
         f"{table} has the columns {', '.join(found) or '(none)'}: in its first line there must be path (or file, "
         f"filename, image) and label (or class, target), and there may be split and group"
     )
@@ -122,13 +123,13 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 row = {name: values[i].strip() for name, i in places.items() if i < len(values)}
                 yield reader.line_num, {**row, "more": "".join(values[width:])}
     except csv.Error as error:
-        raise ValueError(f"{table}, line {reader.line_num} cannot be read ({error}): mend its quotes") from None
+        raise UserError(f"{table}, line {reader.line_num} cannot be read ({error}): mend its quotes") from None
 
 
 def _entry(root: Path, where: str, line: int, row: dict[str, str]) -> Entry:
     split = row.get("split", "").lower()
     if split and split not in SPLITS:
-        raise ValueError(f"{where} has the split {row['split']!r}: it can be train, val or test, or empty")
+        raise UserError(f"{where} has the split {row['split']!r}: it can be train, val or test, or empty")
     path, label = row.get("path", ""), row.get("label", "")
     entry = Entry(path or f"line {line}", label, SPLITS.get(split, ""), root, row.get("group", ""))
     if not path:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import Entry, Found
+from pipeline.errors import UserError
 
 BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -85,7 +86,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     # The last two are what a file in a wrong format makes of the loaders
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         wanted = ", ".join(f"{name} (MD5 {md5})" for name, md5 in files)
-        raise ValueError(
+        raise UserError(
             f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
             f"connect to the network, or put {wanted} into {root} by hand"
         ) from None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 
 def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of True in [N], where images of one group [N] are alike and do not count as several.
@@ -49,12 +51,12 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of a few measurements (Student 1908), e.g. of trainings with several seeds.
 
-    Raises ValueError for less than two values, which say nothing about their spread.
+    Raises UserError for less than two values, which say nothing about their spread.
     """
     from scipy.stats import t
 
     if len(values) < 2:
-        raise ValueError(f"an interval of a mean needs 2 or more values, not {len(values)}: raise train.seeds")
+        raise UserError(f"an interval of a mean needs 2 or more values, not {len(values)}: raise train.seeds")
     spread = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     centre = float(np.mean(values))
     return centre - spread, centre + spread

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from pipeline.artifacts import Images, ModelCard
+from pipeline.errors import UserError
 
 PIXELS = 1 << 16  # of the images of a batch, as their activations take hundreds of times as much memory
 
@@ -23,10 +24,10 @@ class Predictor:
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own classes, straight under Exception
-            raise ValueError(f"{model} cannot be loaded as an ONNX model: {error}") from error
+            raise UserError(f"{model} cannot be loaded as an ONNX model: {error}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "card" not in metadata:
-            raise ValueError(f"{model} was not exported by this pipeline: it has no model card in its metadata")
+            raise UserError(f"{model} was not exported by this pipeline: it has no model card in its metadata")
         self.card = ModelCard.from_json(metadata["card"])
 
     def run(self, batch_NHWC: np.ndarray) -> np.ndarray:

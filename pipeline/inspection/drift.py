@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import PROFILE, read_json
+from pipeline.errors import UserError
 
 MEASURES = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
 BINS = 10
@@ -36,7 +37,7 @@ def profile(manifest: pd.DataFrame) -> dict[str, Any]:
 
 
 def read_profile(folder: Path) -> dict[str, Any] | None:
-    """The accepted data set's profile in a folder; None where there is none. Raises ValueError if it is damaged."""
+    """The accepted data set's profile in a folder; None where there is none. Raises UserError if it is damaged."""
     path = folder / PROFILE
     if not path.exists():
         return None
@@ -46,7 +47,7 @@ def read_profile(folder: Path) -> dict[str, Any] | None:
     except (ValueError, AttributeError):
         whole = False
     if not whole:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged: restore it from git, or delete it and run `python -m pipeline accept` anew"
         )
     return content

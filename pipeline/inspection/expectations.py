@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from great_expectations import ValidationDefinition
     from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
@@ -47,7 +49,7 @@ class Bounds:
 def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], not_null: list[str], docs: Path) -> dict[str, bool]:
     """The verdict on each expectation, by its name; `not_null` are columns of the first table that must be full.
 
-    Raises ValueError where they are not.
+    Raises UserError where they are not.
     """
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
@@ -80,7 +82,7 @@ def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], not_null: list[s
     context.build_data_docs()
     empty = [column for column in not_null if not verdicts.pop(f"{column} is there")]
     if empty:
-        raise ValueError(f"the manifest has empty values in {', '.join(empty)}: run `dvc repro --force ingest`")
+        raise UserError(f"the manifest has empty values in {', '.join(empty)}: run `dvc repro --force ingest`")
     return verdicts
 
 

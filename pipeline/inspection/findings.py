@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.errors import UserError
+
 FIRST = 5  # names that are given for a finding
 
 
@@ -35,12 +37,12 @@ def report(findings: list[Finding]) -> dict[str, Any]:
 
 
 def raise_critical(findings: list[Finding]) -> None:
-    """Raises ValueError with the first critical failure: the expectation, the count and the first paths."""
+    """Raises UserError with the first critical failure: the expectation, the count and the first paths."""
     failed = [finding for finding in findings if not finding.passed and finding.severity == "critical"]
     if failed:
         first = failed[0]
         others = f" (and {len(failed) - 1} more critical failures)" if len(failed) > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"the data fail a critical expectation, {first.says!r}, at {first.count:,} of {first.of:,}, first: "
             f"{', '.join(first.first)}{others}: mend the data, or the thresholds under `validate` in params.yaml"
         )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import ImageRows
+from pipeline.errors import UserError
 
 COMPARED = 1 << 20  # hashes that are compared at once: 8 MB
 LOOKED_AT = 1 << 15  # pairs of thumbnails that are correlated at once: 75 MB
@@ -32,7 +33,7 @@ def find_pairs(
 
     `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
     of brightness and contrast do not touch. Every image is compared with every other: 60,000 take seconds, a million
-    minutes. Raises ValueError where there are more than `most` pairs an image, which are too many to be copies.
+    minutes. Raises UserError where there are more than `most` pairs an image, which are too many to be copies.
     """
     nothing = pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})
     if min_similarity >= 1:  # exact copies are found by their checksum
@@ -46,7 +47,7 @@ def find_pairs(
         sure = similarity >= min_similarity
         count += int(sure.sum())
         if count > most * len(hashes):
-            raise ValueError(
+            raise UserError(
                 f"more than {most} near-duplicates an image: these images are alike by nature, so raise "
                 f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
             )

@@ -20,7 +20,7 @@ from torch import nn
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Audit
 from pipeline.evaluation.plots import image_grid, label
-from pipeline.training.deployable import features
+from pipeline.networks.deployable import features
 
 FOLDS = 5
 FITTED = 20_000  # images that a fold's classifier is fitted on, at most

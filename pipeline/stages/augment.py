@@ -13,12 +13,12 @@ import torch
 from matplotlib.figure import Figure
 
 from pipeline.artifacts import Dataset
+from pipeline.augmentation.augmenter import Augmenter
+from pipeline.augmentation.mixup import Mixer
+from pipeline.augmentation.policy import Policy, resolve
 from pipeline.config import Augment
 from pipeline.evaluation.plots import augmentation_preview, label
-from pipeline.training.augmentation import Augmenter
 from pipeline.training.balance import Balance, balanced
-from pipeline.training.mixing import Mixer
-from pipeline.training.policy import Policy, resolve
 
 BLOCK = 4096
 VERSIONS, MOST_CLASSES = 10, 12

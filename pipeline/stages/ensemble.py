@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.architectures.ensemble import Ensemble, Normalized
-from pipeline.architectures.ensemble import Member as Record
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
-from pipeline.training.deployable import probabilities
+from pipeline.networks.architectures.ensemble import Ensemble, Normalized
+from pipeline.networks.architectures.ensemble import Member as Record
+from pipeline.networks.deployable import probabilities
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Member:
 
 
 def combine(members: dict[str, Member]) -> tuple[nn.Module, ModelCard]:
-    """The mean of the members, and its card. Raises ValueError where they are of different data."""
+    """The mean of the members, and its card. Raises UserError where they are of different data."""
     (first, card), *others = [(name, member.card) for name, member in members.items()]
     for name, other in others:
         if (other.class_names, other.preprocessing) != (card.class_names, card.preprocessing):
-            raise ValueError(f"{name} was trained on other classes or images than {first}: run `dvc repro` first")
+            raise UserError(f"{name} was trained on other classes or images than {first}: run `dvc repro` first")
     cards = [member.card for member in members.values()]
     records = [
         Record(architecture=c.architecture, options=dict(c.options), mean=list(c.mean), std=list(c.std)) for c in cards

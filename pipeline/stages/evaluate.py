@@ -17,8 +17,8 @@ from pipeline.config import Evaluate
 from pipeline.evaluation import metrics, plots
 from pipeline.evaluation.statistics import mean_interval
 from pipeline.inference.predictor import Predictor
-from pipeline.training import checkpoint
-from pipeline.training.deployable import probabilities
+from pipeline.networks import weights
+from pipeline.networks.deployable import probabilities
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _of_seeds(
         if is_shipped:
             accuracies.append(shipped)
         else:
-            scores = probabilities(*checkpoint.load(others[seed]), images_NHWC, device)
+            scores = probabilities(*weights.load(others[seed]), images_NHWC, device)
             accuracies.append(metrics.accuracy(scores, labels))
     return trainings[["seed", "best_epoch", "val_accuracy", "shipped"]].assign(test_accuracy=accuracies)
 

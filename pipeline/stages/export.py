@@ -14,9 +14,10 @@ from torch import nn
 
 from pipeline.artifacts import Images, ModelCard
 from pipeline.config import Export
+from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
-from pipeline.training.deployable import Deployable, probabilities
+from pipeline.networks.deployable import Deployable, probabilities
 
 
 def export(
@@ -25,7 +26,7 @@ def export(
     """Write the ONNX file to `path` and return its metrics.
 
     Input `image` uint8 [batch, size, size, 3]; outputs `logits` and `probabilities` float32 [batch, classes].
-    Raises ValueError when ONNX Runtime and torch disagree on the given (validation) images.
+    Raises UserError when ONNX Runtime and torch disagree on the given (validation) images.
     """
     side = card.preprocessing.size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of batch 2: the exporter bakes in a 1
@@ -54,7 +55,7 @@ def _prove(
     difference = float(np.abs(by_torch - by_onnx).max())
     agreement = float((by_torch.argmax(axis=1) == by_onnx.argmax(axis=1)).mean())
     if math.isnan(difference) or difference > tolerance:
-        raise ValueError(
+        raise UserError(
             f"{path} differs from torch by {difference:.2g} in a probability, more than export.tolerance {tolerance:g}"
         )
     return {

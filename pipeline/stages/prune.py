@@ -15,18 +15,18 @@ import torch_pruning
 from torch import nn
 from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
-from pipeline.architectures import learning_rates
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Prune, Train
+from pipeline.networks.architectures import learning_rates
+from pipeline.networks.deployable import last_dense
 from pipeline.stages.train import metrics, training_data
 from pipeline.training.balance import Balance
+from pipeline.training.checkpointing import NOWHERE, Vault
 from pipeline.training.closed_form import as_it_is
-from pipeline.training.deployable import last_dense
 from pipeline.training.device import choose_device
 from pipeline.training.loop import Fitted, fit
-from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
-from pipeline.training.resume import NOWHERE, Vault
 
 # In these channels are split into heads or shuffled, which torch-pruning cannot follow: it fails, or takes all memory
 UNCUTTABLE = (

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from pipeline.artifacts import SPLITS, Dataset, data_uri, read_dataset, read_json, read_table, unreadable
 from pipeline.config import Params
+from pipeline.diagnosis.rules import findings_of
+from pipeline.errors import UserError
 from pipeline.evaluation import plots
-from pipeline.evaluation.diagnosis import findings_of
 from pipeline.evaluation.statistics import holm, paired_test
 
 TEMPLATE = Path(__file__).parent.parent / "report.html.j2"
@@ -104,7 +105,7 @@ def differences(reference: str, tested: dict[str, Path]) -> dict[str, tuple[str,
     right = {name: (table["label"] == table["predicted"]).to_numpy() for name, table in tables.items()}
     for name, table in tables.items():
         if not table["sha256"].equals(tables[reference]["sha256"]):
-            raise ValueError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
+            raise UserError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
     tests = [paired_test(right[name], right[reference], tables[name]["group"].to_numpy()) for name in others]
     verdicts = {}

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.artifacts import LEFT_OUT
 from pipeline.config import Split
+from pipeline.errors import UserError
 from pipeline.stages.sampling import sample
 
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
@@ -31,7 +32,7 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
 
     `pairs` are what `validate` found alike; `earlier` is the table of an earlier run, which counts where it was made by
     the same rules. `split` is train, val, test or left_out. A split of the source's own is kept if
-    `keep_source_splits`; the shares are of what is cut. Raises ValueError naming a class that is too small.
+    `keep_source_splits`; the shares are of what is cut. Raises UserError naming a class that is too small.
     """
     own = manifest["source_split"].to_numpy(dtype=object)
     kept = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
@@ -45,7 +46,7 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     for name in (*shares, rest):
         cut = manifest["class"][(kept == "") & (side != LEFT_OUT)]
         if absent := sorted(set(cut) - set(manifest["class"][side == name])):
-            raise ValueError(
+            raise UserError(
                 f"class {absent[0]!r} has no image left for {name}: add images of it, or delete the earlier run's "
                 f"splits.parquet, so that all are dealt anew"
             )
@@ -63,7 +64,7 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     })  # fmt: skip
     untrained = sorted(set(manifest["class"]) - set(table["class"][table["split"] == "train"]))
     if untrained:
-        raise ValueError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
+        raise UserError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
     table.attrs[RULES] = rules
     return table
 
@@ -87,7 +88,7 @@ def _group_names(manifest: pd.DataFrame, pattern: str) -> Iterator[np.ndarray]:
     if pattern:
         found = [re.search(pattern, path) for path in manifest["path"]]
         if not any(found):
-            raise ValueError(f"split.group_pattern {pattern!r} matches no path, e.g. not {manifest['path'].iloc[0]}")
+            raise UserError(f"split.group_pattern {pattern!r} matches no path, e.g. not {manifest['path'].iloc[0]}")
         yield np.array([match[1] or "" if match else "" for match in found], dtype=object)
 
 
@@ -182,10 +183,10 @@ def _deal(
 
 
 def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides: list[str]) -> None:
-    """Raises ValueError naming a class with fewer groups than there are sides."""
+    """Raises UserError naming a class with fewer groups than there are sides."""
     distinct = pd.Series(group).groupby(class_of).nunique()
     for number in distinct.index[distinct < len(sides)].tolist():
-        raise ValueError(
+        raise UserError(
             f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
             f"{' + '.join(sides)}: add images that are no copies, ask for fewer folds, or raise "
             f"validate.min_similarity where images are taken for near-duplicates that are none"

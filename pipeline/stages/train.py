@@ -11,21 +11,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.architectures import checked, find, learning_rates
 from pipeline.artifacts import Dataset, ModelCard
+from pipeline.augmentation.augmenter import Augmenter
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
-from pipeline.training.augmentation import Augmenter
+from pipeline.networks.architectures import checked, find, learning_rates
+from pipeline.networks.deployable import probabilities
+from pipeline.networks.weights import fresh, weights_hash
 from pipeline.training.balance import Balance, limited
-from pipeline.training.checkpoint import fresh, weights_hash
+from pipeline.training.checkpointing import NOWHERE, Vault
 from pipeline.training.closed_form import fit_closed_form
-from pipeline.training.deployable import probabilities
 from pipeline.training.device import choose_device
+from pipeline.training.distributed import ALONE, Team
 from pipeline.training.loop import Fitted, TrainingData, fit
-from pipeline.training.policy import Policy
 from pipeline.training.progress import Epoch
-from pipeline.training.resume import NOWHERE, Vault
-from pipeline.training.team import ALONE, Team
 
 LOOKED_AT = 4096  # training images from which a network may be prepared
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 from pipeline.artifacts import unreadable
 from pipeline.config import CheckName, Validate
-from pipeline.inspection.alike import alike, partners
+from pipeline.errors import UserError
 from pipeline.inspection.drift import drift
+from pipeline.inspection.duplicates import alike, partners
 from pipeline.inspection.expectations import Bounds, judge
 from pipeline.inspection.findings import FIRST, Finding
 
@@ -41,7 +42,7 @@ def validate(
     """
     if manifest.empty:
         why = f", first {quarantine.iloc[0]['path']}: {quarantine.iloc[0]['reason']}" if len(quarantine) else ""
-        raise ValueError(f"not one image could be read{why}: quarantine.csv says why for each file")
+        raise UserError(f"not one image could be read{why}: quarantine.csv says why for each file")
     pairs = alike(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
     images = compared(manifest, pairs)
     aside = unreadable(quarantine)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
+from pipeline.errors import UserError
 from pipeline.tracking.runs import (
     EPOCH_METRICS,
     create_run,
@@ -131,7 +132,7 @@ def live_run(
 def _only_one(memo: Path | None, model: str, patient: bool) -> Iterator[None]:
     """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run.
 
-    The leader of several processes is not `patient`, as the others would give up on it: it raises ValueError.
+    The leader of several processes is not `patient`, as the others would give up on it: it raises UserError.
     """
     if memo is None:
         yield
@@ -142,7 +143,7 @@ def _only_one(memo: Path | None, model: str, patient: bool) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if not patient:
-            raise ValueError(f"another training of {model} goes on: wait for its end, or stop it") from None
+            raise UserError(f"another training of {model} goes on: wait for its end, or stop it") from None
         print(f"another training of {model} goes on: waiting for it to end", file=sys.stderr, flush=True)
         lock.acquire()
     try:

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -103,7 +105,7 @@ def _opened(path: Path, uri: str) -> MlflowClient:
     try:
         return mlflow.MlflowClient(uri)
     except SQLAlchemyError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be opened ({' '.join(str(error).split())[:120]}): if MLflow was killed while it made or "
             f"upgraded it, move it away, and `python -m pipeline track` writes the present results to a new one"
         ) from error
@@ -127,7 +129,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
-        raise ValueError(f"the MLflow experiment {name!r} is deleted: restore it, or set another `experiment`")
+        raise UserError(f"the MLflow experiment {name!r} is deleted: restore it, or set another `experiment`")
     return str(found.experiment_id)
 
 
@@ -160,4 +162,4 @@ def explained() -> Iterator[None]:
         if isinstance(error, OSError) and error.filename:
             raise
         reason = " ".join(masked(str(error)).split())[:200]
-        raise ValueError(f"MLflow at {masked(_address())} failed: {reason}") from error
+        raise UserError(f"MLflow at {masked(_address())} failed: {reason}") from error

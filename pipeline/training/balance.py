@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Balance:
@@ -21,11 +23,11 @@ class Balance:
 def balanced(rows: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], mode: str, seed: int) -> Balance:
     """`rows`, `labels` [n] of the training split, `mode` as in `augment.balance`; the seed chooses duplicates.
 
-    Raises ValueError for a class that has no training image.
+    Raises UserError for a class that has no training image.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
-        raise ValueError(f"class {class_names[counts.argmin()]!r} has no training image: add some, or remove the class")
+        raise UserError(f"class {class_names[counts.argmin()]!r} has no training image: add some, or remove the class")
     # In proportion to how rare a class is; the mean weight of an image stays 1
     rarity = len(rows) / (len(class_names) * counts)
     weights = rarity[labels] if mode == "sampler" else np.ones(len(rows))

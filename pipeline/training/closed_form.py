@@ -11,16 +11,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.architectures import checked
 from pipeline.artifacts import ImageRows, ModelCard
 from pipeline.config import Train
 from pipeline.evaluation.metrics import accuracy
-from pipeline.training.deployable import features, last_dense, probabilities
+from pipeline.networks.architectures import checked
+from pipeline.networks.deployable import features, last_dense, probabilities
 from pipeline.training.device import Placement
 from pipeline.training.loop import Fitted, TrainingData
 from pipeline.training.progress import Epoch
 
-# See pipeline/architectures/__init__.py
+# See pipeline/networks/architectures/__init__.py
 Solve = Callable[[np.ndarray, np.ndarray, np.ndarray, Any, int], tuple[np.ndarray, np.ndarray]]
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.config import Train
+from pipeline.errors import UserError
 
 PROBE_STEPS, PROBE_IMAGES = 5, 32
 # bfloat16 must win clearly: a probe that tips over with the machine's load would not be reproducible
@@ -35,7 +36,7 @@ class Placement:
 
 def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch finds no usable GPU here: set it to auto or cpu")
+        raise UserError("train.device is cuda, but torch finds no usable GPU here: set it to auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 

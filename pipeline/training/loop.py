@@ -15,17 +15,18 @@ import torch
 from torch import nn
 
 from pipeline.artifacts import ModelCard
+from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
+from pipeline.errors import UserError
 from pipeline.training import batch_norm
+from pipeline.training.checkpointing import NOWHERE, State, Vault
+from pipeline.training.data_loading import Feed, feed
 from pipeline.training.device import Placement, place
-from pipeline.training.engine import NEVER, Engine, Tally
-from pipeline.training.feeding import Feed, feed
-from pipeline.training.interruption import Interrupted, Stop, noticed
-from pipeline.training.policy import Policy
+from pipeline.training.distributed import ALONE, Team
 from pipeline.training.progress import Epoch, Progress, device_health
-from pipeline.training.resume import NOWHERE, State, Vault
 from pipeline.training.schedule import share
-from pipeline.training.team import ALONE, Team
+from pipeline.training.signals import Interrupted, Stop, noticed
+from pipeline.training.step import NEVER, Engine, Tally
 
 ASK = 20  # steps of a team between two questions whether to stop: each costs a wait for all
 LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
@@ -73,7 +74,7 @@ def fit(
 ) -> Fitted:
     """Train in place, from the vault's state if there is one. `rates`: see optimizer.py. Seeds torch's generator.
 
-    Raises ValueError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
+    Raises UserError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
     then in the vault.
     """
     record = vault.folder / "probe.json" if vault.folder and team.leads else None
@@ -92,7 +93,7 @@ def fit(
         with noticed() as stop, engine.at_work():
             training.run(stop)
     except torch.OutOfMemoryError as error:
-        raise ValueError(
+        raise UserError(
             f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
             f"train.micro_batch, or choose a smaller network"
         ) from error
@@ -239,7 +240,7 @@ class _Training:
         return np.array_split(rows, self.team.size)[self.team.rank]
 
     def _validate(self, stop: Stop) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on the validation rows. Raises ValueError when the loss is not finite."""
+        """Mean cross-entropy and accuracy on the validation rows. Raises UserError when the loss is not finite."""
         engine, team, size = self.engine, self.team, self.recipe.batch_size
         some = np.random.default_rng(self.recipe.seed).permutation(self.data.rows)[: batch_norm.IMAGES]
         engine.settle(self.source.batches(np.array_split(some, math.ceil(len(some) / size))))
@@ -253,17 +254,17 @@ class _Training:
         loss, correct, count = team.total(sums).tolist()
         assert count == len(self.data.val_rows)
         if not math.isfinite(loss):
-            raise ValueError(f"the validation loss is not finite in epoch {len(self.history) + 1}: {self._remedy()}")
+            raise UserError(f"the validation loss is not finite in epoch {len(self.history) + 1}: {self._remedy()}")
         return loss / count, correct / count
 
     def _look(self, team: Team = ALONE) -> dict[str, float]:
-        """The sums so far. Raises ValueError when a loss was not finite."""
+        """The sums so far. Raises UserError when a loss was not finite."""
         tally = self.engine.tally.read(team)
         if tally["bad_step"] < NEVER:
             at = int(tally["bad_step"])
             progress = at / self.steps / self.recipe.epochs
             rate = self.recipe.learning_rate * share(self.recipe, progress, [row["val_loss"] for row in self.history])
-            raise ValueError(
+            raise UserError(
                 f"the loss is not finite in epoch {at // self.steps + 1}, step {at % self.steps + 1} of {self.steps}, "
                 f"at learning rate {rate:.3g}: {self._remedy()}"
             )

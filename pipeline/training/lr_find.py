@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from pipeline.training.engine import Engine, Tally
-from pipeline.training.feeding import Feed
+from pipeline.errors import UserError
+from pipeline.training.data_loading import Feed
+from pipeline.training.step import Engine, Tally
 
 LOWEST, HIGHEST = 1e-6, 10.0
 MEMORY = 0.9  # of the moving average of the loss
@@ -48,12 +49,12 @@ def find_learning_rate(engine: Engine, source: Feed, rows: np.ndarray, steps: in
 def suggested(found: pd.DataFrame) -> tuple[float, float]:
     """Where the loss falls fastest, and what to set: a share of where it is lowest.
 
-    Raises ValueError when the loss never fell.
+    Raises UserError when the loss never fell.
     """
     smooth = found["smooth"].to_numpy() if len(found) else np.zeros(1)
     lowest = int(smooth.argmin())
     if lowest < 3:
-        raise ValueError("the loss did not fall at any learning rate: look at the data and at the augmentation first")
+        raise UserError("the loss did not fall at any learning rate: look at the data and at the augmentation first")
     slope = np.gradient(smooth[: lowest + 1], np.log(found["learning_rate"].to_numpy()[: lowest + 1]))
     steepest = float(found["learning_rate"].iloc[int(slope.argmin())])
     return steepest, SAFE * float(found["learning_rate"].iloc[lowest])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.config import Train
+from pipeline.errors import UserError
 
 
 def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]) -> torch.optim.Optimizer:
@@ -26,9 +27,7 @@ def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]
         decays = recipe.decay_all or parameter.ndim > 1
         groups.setdefault((rate, recipe.weight_decay if decays else 0.0), []).append(parameter)
     if not groups:
-        raise ValueError(
-            "every parameter is frozen, so there is nothing to train: unfreeze some in the model's options"
-        )
+        raise UserError("every parameter is frozen, so there is nothing to train: unfreeze some in the model's options")
     options = [
         {"params": parameters, "weight_decay": decay, "rate": rate} for (rate, decay), parameters in groups.items()
     ]

@@ -1,0 +1,1 @@
+"""The verbs for people: a file is named like its verb."""

@@ -1,0 +1,1 @@
+"""What a training's numbers and units say of how it went, and what to do."""

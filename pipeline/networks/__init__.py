@@ -1,0 +1,1 @@
+"""Networks: their architectures, their weights on disk, and what is shipped of them."""
