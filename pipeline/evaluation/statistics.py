@@ -1,4 +1,6 @@
-"""How sure a number is."""
+"""How sure a number is. By hand is what scipy has not: Wilson's interval of a number of images that is no integer, a
+sign test of groups that weigh differently, Holm's correction.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,17 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
 
     Wilson's interval for the effective number of images (Korn and Graubard 1998): the number over the design effect,
     which is the variance between groups over that of as many independent images. It lies between 1, for groups whose
-    images are right or wrong by themselves, and its value for groups that are right or wrong as one, which is taken
-    where all are right, or wrong, as there is no variance to measure. Single images give Wilson's interval itself.
+    images are right or wrong independently, and its value for groups that are right or wrong as one, which is taken
+    where all are right, or all wrong, as there is no variance to measure. Single images give Wilson's interval itself.
     """
     from scipy.stats import t
 
     count, share = len(right), float(right.mean())
-    sizes = np.unique(group, return_counts=True)[1].astype(float)
-    groups = len(sizes)
-    as_one = float((sizes**2).sum()) / count
-    effect = as_one
+    group_of, sizes = np.unique(group, return_inverse=True, return_counts=True)[1:]
+    sizes, groups = sizes.astype(float), len(sizes)
+    as_one = effect = float((sizes**2).sum()) / count
     if 0 < share < 1 and groups > 1:
-        deviations = np.bincount(np.unique(group, return_inverse=True)[1], weights=right - share)
+        deviations = np.bincount(group_of, weights=right - share)
         between = groups / (groups - 1) * float((deviations**2).sum()) / count**2
         effect = min(max(1.0, between * (count - 1) / (share * (1 - share))), as_one)
     # A few large groups say little of the variance (degrees of freedom: Satterthwaite 1946)
@@ -38,9 +39,7 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
 
 
 def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); sound near 0 and 1 and for few trials."""
-    if trials == 0:
-        return 0.0, 1.0
+    """95 % interval of a share of one or more trials (Wilson 1927); sound near 0 and 1 and for few trials."""
     share = successes / trials
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -53,23 +52,21 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
     Raises UserError for less than two values, which say nothing about their spread.
     """
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
     if len(values) < 2:
         raise UserError(f"an interval of a mean needs 2 or more values, not {len(values)}: raise train.seeds")
-    spread = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    centre = float(np.mean(values))
+    centre, spread = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
     return centre - spread, centre + spread
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of several tests, raised so that the chance of any false alarm stays at the level (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    raw = np.array(p_values, dtype=float)
+    order = np.argsort(raw, kind="stable")
+    raised = np.empty_like(raw)
+    raised[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
+    return [float(value) for value in raised]
 
 
 @dataclass(frozen=True)
