@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary, write_metrics
 from pipeline.errors import UserError

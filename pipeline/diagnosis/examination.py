@@ -21,17 +21,9 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def examine(
-    network: nn.Module,
-    card: ModelCard,
-    images_NHWC: np.ndarray,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    val_images: int,
-    best_epoch: int,
-    val_accuracy: float,
-    seed: int,
-    device: torch.device,
-) -> dict[str, Any]:
+    network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray,
+    val_images: int, best_epoch: int, val_accuracy: float, seed: int, device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
     """examined.json of a fitted network: some of the `rows` that it was trained on are looked at again, without
     augmentation. The arguments that come back as they are describe the network of `best_epoch` (1-based)."""
     drawn = np.sort(np.random.default_rng(seed).permutation(np.unique(rows))[:IMAGES])

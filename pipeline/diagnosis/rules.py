@@ -20,8 +20,7 @@ CURVE = 4  # epochs: fewer points are no curve
 NOISE = 3.0  # standard errors: several rules look at each run, so that two would raise false alarms
 GAP = 0.10  # between training and validation accuracy; networks that generalize well on small images keep within 0.08
 LEARNED = 0.75  # of the training images: what gets a quarter of them wrong has not fitted even what it was shown
-CHANCE = 1.5  # times the accuracy of guessing, or this far of the way from it to 1: below both nothing was learned
-ABOVE_CHANCE = 0.1
+CHANCE = 1.5  # times the odds of guessing: below, nothing was learned
 PROGRESS = 0.02  # accuracy won at the very end: the learning rate is near zero by then, so a flat curve is the norm
 DEAD = 0.5  # of a layer's units; some always die, and a layer twice as wide as it needs to be still learns
 JUMP = 0.3  # of the training loss from one epoch to the next, and in nats; it falls, or flutters by a few percent
@@ -60,7 +59,7 @@ def in_words(findings: list[Finding]) -> list[str]:
 def _accuracies(recipe: Train, examined: Mapping[str, Any]) -> Iterator[Finding]:
     right, val_right, guessing = examined["train_accuracy"], examined["val_accuracy"], 1 / examined["classes"]
     says = f"The network is right at {right:.1%} of the training images and {val_right:.1%} of the validation images"
-    if max(right, val_right) < min(CHANCE * guessing, guessing + ABOVE_CHANCE * (1 - guessing)):
+    if max(right, val_right) * (1 - guessing) < CHANCE * guessing * (1 - max(right, val_right)):
         yield Finding(
             "nothing learned", "critical", f"{says}; guessing gives {guessing:.1%}.",
             f"Lower train.learning_rate (it is {recipe.learning_rate:g}) tenfold, or raise it tenfold where the loss "

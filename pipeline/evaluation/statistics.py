@@ -1,12 +1,10 @@
-"""How sure a number is. By hand is what scipy has not: Wilson's interval of a number of images that is no integer, a
-sign test of groups that weigh differently, Holm's correction.
-"""
+"""How sure a number is. By hand is what scipy lacks: Wilson's interval of a number that is no integer, a sign test of
+groups of different sizes, Holm's correction."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,10 +46,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of a few measurements (Student 1908), e.g. of trainings with several seeds.
-
-    Raises UserError for less than two values, which say nothing about their spread.
-    """
+    """95 % interval of the mean of a few trainings' results (Student 1908). Raises UserError for less than two."""
     from scipy.stats import sem, t
 
     if len(values) < 2:
@@ -69,24 +64,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in raised]
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Two classifiers on the same images: how many only the first, only the second got right, and the p-value."""
-
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> PairedTest:
-    """Exact two-sided test on boolean arrays [N] where images of one `group` [N] are alike and vote as one.
+def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> float:
+    """p-value of an exact two-sided test of two classifiers on the same images, boolean arrays [N]; images of one
+    `group` [N] are alike and vote as one.
 
     The difference of each group has either sign with the same chance if both classifiers are as good. Of single images
     it is McNemar's exact test (McNemar 1947).
     """
     from scipy.stats import binom
 
-    differences = first_right.astype(int) - second_right.astype(int)
+    differences = first_right.astype(int) - second_right
     by_group = np.bincount(np.unique(group, return_inverse=True)[1], weights=differences).astype(int)
     chances = np.ones(1)  # of each sum of the groups' differences, from the lowest to the highest
     for size, count in zip(*np.unique(np.abs(by_group[by_group != 0]), return_counts=True), strict=True):
@@ -94,5 +81,4 @@ def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.nda
         of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, of_size)
     sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
-    p_value = min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))
-    return PairedTest(int((differences > 0).sum()), int((differences < 0).sum()), p_value)
+    return min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))

@@ -40,6 +40,7 @@ def render(params: Params) -> str:
     return pages.render(
         "report.html.j2",
         params=params,
+        layout=layout,
         totals={split: len(dataset.rows(split)) for split in SPLITS},
         left_out=int((~dataset.splits["split"].isin(SPLITS)).sum()),
         classes=dataset.class_names,
@@ -50,28 +51,23 @@ def render(params: Params) -> str:
         validation=read_json(layout.VALIDATION),
         suspects=suspects.head(SUSPECTS).to_dict("records"),
         suspected=len(suspects),
-        suspects_picture=layout.SUSPECTS_PICTURE.read_bytes(),
-        preview_picture=layout.PREVIEW.read_bytes(),
         stats=read_json(layout.NORM_STATS),
         models=models,
         audited_accuracy=max(accuracies[name] for name in params.models),
         best=best,
         differences=differences(best, {name: read_table(layout.predictions(name)) for name in params.everything}),
         benchmark=benchmark,
-        pareto_picture=layout.PARETO.read_bytes(),
     )
 
 
 def _model(params: Params, name: str) -> dict[str, Any]:
     """What made a model and how its training went, where it is no ensemble, and what it is worth."""
     made = read_json(layout.metrics(params.maker(name), name))
-    kinds = ("confusion", "reliability", "mistakes")
     model = {
         "name": name,
         "train": made,
         "test": read_json(layout.metrics("evaluate", name)),
         "per_class": read_table(layout.per_class(name)).to_dict("records"),
-        **{kind: layout.picture(name, kind).read_bytes() for kind in kinds},
     }
     if name in params.ensembles:
         return model | {"members": params.ensembles[name].members, "prune": made["prune"]}
@@ -86,7 +82,6 @@ def _model(params: Params, name: str) -> dict[str, Any]:
         # The remedies change keys of a training by gradients
         "findings": findings_of(history, recipe, examined) if made["by_gradients"] else [],
         "seeds": read_table(layout.tested_seeds(name)).to_dict("records"),
-        "curves": layout.picture(name, "curves").read_bytes(),
     }
 
 
@@ -101,10 +96,10 @@ def differences(reference: str, tested: dict[str, pd.DataFrame]) -> dict[str, tu
         if not table["sha256"].equals(tested[reference]["sha256"]):
             raise UserError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
-    tests = [paired_test(right[name], right[reference], tested[name]["group"].to_numpy()) for name in others]
+    p_values = [paired_test(right[name], right[reference], tested[name]["group"].to_numpy()) for name in others]
     verdicts = {}
-    for name, test, p_value in zip(others, tests, holm([test.p_value for test in tests]), strict=True):
-        direction = "better" if test.only_first > test.only_second else "worse"
+    for name, p_value in zip(others, holm(p_values), strict=True):
+        direction = "better" if right[name].sum() > right[reference].sum() else "worse"
         verdicts[name] = (direction if p_value < LEVEL else "no proven difference", p_value)
     return verdicts
 
