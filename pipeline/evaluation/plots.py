@@ -16,14 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
 
+from pipeline.artifacts import write_whole
+
 # The first comes with matplotlib, and so does the last, which draws boxes
 FONT, BOXES = "DejaVu Sans", "Last Resort High-Efficiency"
 PALETTE = ["#3b6fb6", "#d9822b", "#3a9d5d", "#b5485d", "#7a5aa6", "#5f6b7a", "#c2a83e", "#2f9aa0"]
 
 
 def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    write_whole(path, png(figure))
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -66,25 +67,18 @@ def _characters(file: str) -> frozenset[int]:
     return frozenset(get_font(file).get_charmap()) if Path(file).exists() else frozenset()  # the list may be an old one
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _axes(width: float, height: float, **settings: object) -> tuple[Figure, Axes]:
     """A figure with one diagram in it; `settings` are of matplotlib's Axes.set."""
-    figure = _figure(width, height)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set(**settings)
     return figure, axes
 
 
 def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
-    """Loss and accuracy by epoch, training beside validation; below them the learning rate and the gradient's norm.
-
-    `history` and `seeds` are the training's tables: the shipped seed is drawn boldly, with its best epoch; the others
-    are pale.
-    """
-    figure = _figure(9, 5.4)
+    """Loss, accuracy, learning rate and the gradient's norm by epoch, from the training's tables: boldly of the shipped
+    seed, with its best epoch; pale of the others."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
     top_left, top_right, low_left, low_right = figure.subplots(2, 2, sharex=True, height_ratios=[2, 1]).ravel()
     shipped = seeds[seeds["shipped"]].iloc[0]
     others = [rows for seed, rows in history.groupby("seed") if seed != shipped["seed"]]
@@ -155,7 +149,7 @@ def reliability(table: pd.DataFrame, title: str) -> Figure:
 def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title: str, side: float = 1.35) -> Figure:
     """Small pictures, `side` inches each, with a caption, row by row."""
     rows = max(1, -(-len(captions) // columns))
-    figure = _figure(side * columns, (side + 0.3) * rows + 0.4)
+    figure = Figure(figsize=(side * columns, (side + 0.3) * rows + 0.4), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:

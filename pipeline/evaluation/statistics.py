@@ -8,16 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.errors import UserError
-
 
 def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of True in [N], where images of one group [N] are alike and do not count as several.
 
-    Wilson's interval for the effective number of images (Korn and Graubard 1998): the number over the design effect,
-    which is the variance between groups over that of as many independent images. It lies between 1, for groups whose
-    images are right or wrong independently, and its value for groups that are right or wrong as one, which is taken
-    where all are right, or all wrong, as there is no variance to measure. Single images give Wilson's interval itself.
+    Wilson's interval (1927) for the effective number of images (Korn and Graubard 1998): the number over the design
+    effect, which is the variance between groups over that of as many independent images. It lies between 1, for groups
+    whose images are right or wrong independently, and its value for groups that are right or wrong as one, which is
+    taken where all are right, or all wrong, as there is no variance to measure.
     """
     from scipy.stats import t
 
@@ -32,13 +30,7 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     # A few large groups say little of the variance (degrees of freedom: Satterthwaite 1946)
     freedom = float((sizes**2).sum()) ** 2 / float((sizes**4).sum()) - 1
     few = float(t.ppf(0.975, max(1, count - 1)) / t.ppf(0.975, max(1, freedom))) ** 2
-    effective = count / effect * few
-    return wilson_interval(share * effective, effective)
-
-
-def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of one or more trials (Wilson 1927); sound near 0 and 1 and for few trials."""
-    share = successes / trials
+    trials, z = count / effect * few, 1.959964
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
@@ -46,11 +38,10 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of a few trainings' results (Student 1908). Raises UserError for less than two."""
+    """95 % interval of the mean of two or more measurements (Student 1908)."""
     from scipy.stats import sem, t
 
-    if len(values) < 2:
-        raise UserError(f"an interval of a mean needs 2 or more values, not {len(values)}: raise train.seeds")
+    assert len(values) > 1, "one value says nothing about the spread"
     centre, spread = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
     return centre - spread, centre + spread
 

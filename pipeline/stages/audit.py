@@ -29,9 +29,8 @@ FITTED = 20_000  # images that a fold's classifier is fitted on, at most
 
 
 def run(config: Params) -> list[str]:
-    best = best_by_validation(
-        {name: read_json(layout.metrics("train", name))["best_val_accuracy"] for name in config.models}
-    )
+    trained = {name: read_json(layout.metrics("train", name)) for name in config.models}
+    best = best_by_validation({name: numbers["best_val_accuracy"] for name, numbers in trained.items()})
     network, card = weights.load(layout.checkpoint("train", best))
     dataset, device = read_dataset(layout.IMAGES, layout.SPLITS), choose_device(config.device(best))
     suspects, picture = audit(best, network, card, dataset, config.audit.shown, device)
@@ -43,24 +42,20 @@ def run(config: Params) -> list[str]:
 def audit(
     name: str, network: nn.Module, card: ModelCard, dataset: Dataset, most: int, device: torch.device
 ) -> tuple[pd.DataFrame, Figure]:
-    """Look at every image of the data set with the network called `name`.
-
-    The suspected labels, the surest first: path, class, split, suggested (class), probability (of the given class); and
-    a picture of `most` of them.
-    """
+    """suspects.csv: of all images, the labels that the network called `name` contradicts, the surest first, each with
+    the class that is suggested and the probability of the given one; and a picture of the first, `most` at most."""
     from cleanlab.filter import find_label_issues
 
-    network_features = features(network, card, dataset.images_NHWC, device)
-    scores = held_out_probabilities(network_features, dataset.labels, dataset.splits["alike"].to_numpy())
-    rows = find_label_issues(
-        dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
-    )
+    seen, labels = features(network, card, dataset.images_NHWC, device), dataset.labels
+    scores = held_out_probabilities(seen, labels, dataset.splits["alike"].to_numpy())
+    ranked = {"filter_by": "both", "return_indices_ranked_by": "normalized_margin"}
+    rows = find_label_issues(labels, scores, n_jobs=1, **ranked)
     suggested = np.array(card.class_names)[scores[rows].argmax(axis=1)]
     suspects = dataset.splits.iloc[rows][["path", "class", "split"]].reset_index(drop=True)
-    suspects = suspects.assign(suggested=suggested, probability=scores[rows, dataset.labels[rows]].round(4))
+    suspects = suspects.assign(suggested=suggested, probability=scores[rows, labels[rows]].round(4))
     shown = suspects.head(most)
     captions = [f"{label(row['class'])}\nrather {label(row['suggested'])}?" for row in shown.to_dict("records")]
-    agreement = (scores.argmax(axis=1) == dataset.labels).mean()
+    agreement = (scores.argmax(axis=1) == labels).mean()
     title = f"labels that {name} contradicts: {len(suspects):,} (it agrees with {agreement:.1%} of all)"
     return suspects, image_grid(dataset.images_NHWC[rows[:most]], captions, 8, title)
 

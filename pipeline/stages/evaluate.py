@@ -25,9 +25,9 @@ from pipeline.training.device import choose_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` is metrics.json. `predictions`: a row per test image: path, sha256, group, label, the class that the
-    trained network (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row
-    per training: seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
+    """`metrics` is metrics.json; `predictions` has a row per test image, with the class that the trained network
+    (`predicted`) and each variant named, and the network's probability of each class; `seeds` has a row per training.
+    """
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
@@ -53,8 +53,8 @@ def run(config: Params, name: str) -> list[str]:
     for kind, picture in result.pictures.items():
         plots.save(picture, layout.picture(name, kind))
     numbers, seeds = result.metrics, result.metrics["seeds"]
-    images = f"over images {numbers['accuracy_low']:.4f} to {numbers['accuracy_high']:.4f}"
-    facts = [f"test accuracy {numbers['accuracy']:.4f} (95 % interval {images})"]
+    low, high = numbers["accuracy_low"], numbers["accuracy_high"]
+    facts = [f"test accuracy {numbers['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
     if result.seeds is not None:
         write_table(layout.tested_seeds(name), result.seeds)
         curves = plots.learning_curves(read_table(layout.history("train", name)), result.seeds, name)
@@ -69,10 +69,10 @@ def evaluate(
     name: str, network: nn.Module, card: ModelCard, trainings: pd.DataFrame | None, others: dict[int, Path],
     variants: dict[str, Path], dataset: Dataset, config: Evaluate, device: torch.device,
 ) -> Evaluation:  # fmt: skip
-    """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network.
+    """`network` is compared with the labels, and with its `variants`, ONNX files by variant name.
 
-    `trainings` is seeds.csv, a row per seed; `network` is the shipped one's, `others` are the checkpoints of the rest.
-    None: an ensemble's network, which no training of its own made.
+    `trainings` is seeds.csv, and `others` are the checkpoints of the seeds that are not shipped; None and {} for an
+    ensemble, which no training of its own made.
     """
     images, labels = dataset.of("test")
     scores = probabilities(network, card, images, device)
@@ -90,12 +90,11 @@ def evaluate(
     numbers: dict[str, Any] = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
     seeds = None
     if trainings is not None:
-        accuracies = {
-            seed: metrics.accuracy(probabilities(*weights.load(path), images, device), labels)
-            for seed, path in others.items()
-        }
-        seeds = trainings[["seed", "best_epoch", "val_accuracy", "shipped"]]
-        seeds = seeds.assign(test_accuracy=seeds["seed"].map(accuracies).where(~seeds["shipped"], numbers["accuracy"]))
+        columns = ["seed", "best_epoch", "val_accuracy", "shipped"]
+        seeds = trainings[columns].assign(test_accuracy=numbers["accuracy"])
+        for seed, path in others.items():
+            by_seed = probabilities(*weights.load(path), images, device)
+            seeds.loc[seeds["seed"] == seed, "test_accuracy"] = metrics.accuracy(by_seed, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
         "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),

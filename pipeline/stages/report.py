@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline import layout, pages
-from pipeline.artifacts import SPLITS, Dataset, read_dataset, read_json, read_table, unreadable
+from pipeline.artifacts import SPLITS, Dataset, read_dataset, read_json, read_table, unreadable, write_whole
 from pipeline.config import Params
 from pipeline.diagnosis.rules import findings_of
 from pipeline.errors import UserError
@@ -23,8 +23,7 @@ LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
 def run(config: Params) -> list[str]:
     page = render(config)
-    layout.REPORT.parent.mkdir(parents=True, exist_ok=True)
-    layout.REPORT.write_text(page, encoding="utf-8")
+    write_whole(layout.REPORT, page.encode())
     return [f"{layout.REPORT} ({len(page) / 1e6:.1f} MB)"]
 
 
@@ -33,7 +32,6 @@ def render(params: Params) -> str:
     dataset = read_dataset(layout.IMAGES, layout.SPLITS)
     counts = pd.crosstab(dataset.splits["class"], dataset.splits["split"]).reindex(columns=list(SPLITS), fill_value=0)
     quarantine, suspects = unreadable(read_table(layout.QUARANTINE)), read_table(layout.SUSPECTS)
-    benchmark = read_json(layout.BENCHMARK)
     models = [_model(params, name) for name in params.everything]
     accuracies = {model["name"]: model["train"]["best_val_accuracy"] for model in models}
     best = best_by_validation(accuracies)
@@ -56,7 +54,7 @@ def render(params: Params) -> str:
         audited_accuracy=max(accuracies[name] for name in params.models),
         best=best,
         differences=differences(best, {name: read_table(layout.predictions(name)) for name in params.everything}),
-        benchmark=benchmark,
+        benchmark=read_json(layout.BENCHMARK),
     )
 
 
@@ -86,8 +84,8 @@ def _model(params: Params, name: str) -> dict[str, Any]:
 
 
 def differences(reference: str, tested: dict[str, pd.DataFrame]) -> dict[str, tuple[str, float]]:
-    """Of every other model's test accuracy to the `reference`'s: a verdict, and its p-value (exact paired test on the
-    same images, alike ones as one; Holm's correction for all of them). `tested` are predictions.parquet by model.
+    """Of every other model's test accuracy to the `reference`'s: a verdict, and its p-value (with Holm's correction).
+    `tested` are predictions.parquet by model.
 
     The reference is chosen by validation: the best on the test split would be partly the luckiest there.
     """
@@ -97,11 +95,11 @@ def differences(reference: str, tested: dict[str, pd.DataFrame]) -> dict[str, tu
             raise UserError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
     p_values = [paired_test(right[name], right[reference], tested[name]["group"].to_numpy()) for name in others]
-    verdicts = {}
-    for name, p_value in zip(others, holm(p_values), strict=True):
-        direction = "better" if right[name].sum() > right[reference].sum() else "worse"
-        verdicts[name] = (direction if p_value < LEVEL else "no proven difference", p_value)
-    return verdicts
+    proven = {name: "better" if right[name].sum() > right[reference].sum() else "worse" for name in others}
+    return {
+        name: (proven[name] if p_value < LEVEL else "no proven difference", p_value)
+        for name, p_value in zip(others, holm(p_values), strict=True)
+    }
 
 
 def _samples(dataset: Dataset) -> Figure:
