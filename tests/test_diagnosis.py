@@ -104,7 +104,7 @@ def test_each_fault_is_named_with_its_remedy(
     name: str, key: str, columns: dict[str, list[float]], fields: dict[str, Any]
 ) -> None:
     """It and no other; the sentence has numbers, the remedy a key."""
-    (finding,) = findings_of(a_history(**columns), RECIPE, seen(**fields))
+    (finding,) = findings_of(a_history().assign(**columns), RECIPE, seen(**fields))
     assert finding.name == name
     assert any(character.isdigit() for character in finding.says)
     assert key in finding.remedy

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from pipeline.config import Train
@@ -59,7 +60,8 @@ def in_words(findings: list[Finding]) -> list[str]:
 def _accuracies(recipe: Train, examined: Mapping[str, Any]) -> Iterator[Finding]:
     right, val_right, guessing = examined["train_accuracy"], examined["val_accuracy"], 1 / examined["classes"]
     says = f"The network is right at {right:.1%} of the training images and {val_right:.1%} of the validation images"
-    if max(right, val_right) * (1 - guessing) < CHANCE * guessing * (1 - max(right, val_right)):
+    best = max(right, val_right)
+    if best * (1 - guessing) < CHANCE * guessing * (1 - best):
         yield Finding(
             "nothing learned", "critical", f"{says}; guessing gives {guessing:.1%}.",
             f"Lower train.learning_rate (it is {recipe.learning_rate:g}) tenfold, or raise it tenfold where the loss "
@@ -93,20 +95,21 @@ def _dead_units(recipe: Train, examined: Mapping[str, Any]) -> Iterator[Finding]
 
 
 def _too_high(curves: pd.DataFrame, recipe: Train, examined: Mapping[str, Any]) -> Iterator[Finding]:
-    loss, rise = curves["train_loss"], curves["train_loss"].diff()
-    spike = (curves["gradient_norm_max"] / curves["gradient_norm"]).fillna(0)
-    jumps = rise > JUMP * loss.shift().clip(lower=1)
+    loss = curves["train_loss"].to_numpy()
+    rise = np.diff(loss, prepend=loss[0])
+    spike = (curves["gradient_norm_max"] / curves["gradient_norm"]).to_numpy()
+    jumps = rise > JUMP * np.maximum(1, loss - rise)
     # Where all is learned, one hard image in a batch is a spike
     unsteady = jumps if examined["train_accuracy"] >= LEARNED else jumps | (spike > SPIKE)
     if len(curves) >= CURVE and unsteady.any():
-        at = unsteady.idxmax()
+        at = int(unsteady.argmax())
         says = f"the largest gradient was {spike[at]:.0f} times the mean of its epoch"
         if jumps[at]:
-            says = f"training loss jumped from {loss[at] - rise[at]:.4g} to {loss[at]:.4g}"
+            says = f"training loss jumped from {loss[at - 1]:.4g} to {loss[at]:.4g}"
         clip = "train.clip_gradient limits the harm already" if recipe.clip_gradient else "set train.clip_gradient to 1"
         yield Finding(
             "learning rate too high", "warning",
-            f"In epoch {curves['epoch'][at]}, at learning rate {curves['learning_rate'][at]:.2g}, {says}.",
+            f"In epoch {at + 1}, at learning rate {curves['learning_rate'].iloc[at]:.2g}, {says}.",
             f"Lower train.learning_rate (it is {recipe.learning_rate:g}), or raise train.warmup; {clip}.",
         )  # fmt: skip
 
@@ -121,8 +124,7 @@ def _too_short(curves: pd.DataFrame, recipe: Train, examined: Mapping[str, Any])
     if end - start > max(PROGRESS, math.sqrt(2) * _standard_error(examined["val_accuracy"], examined["val_images"])):
         yield Finding(
             "too short", "note",
-            f"The last epoch ({len(curves)}) is the best, and validation accuracy still rose from {start:.1%} to "
-            f"{end:.1%} in the last {epochs}.",
+            f"Validation accuracy still rose after epoch {len(curves) - epochs}, from {start:.1%} to {end:.1%}.",
             "Train longer: raise train.epochs or, where it ended the training, train.time_limit.",
         )  # fmt: skip
 

@@ -39,11 +39,12 @@ class Evaluation:
 def run(config: Params, name: str) -> list[str]:
     checkpoint = layout.checkpoint(config.maker(name), name)
     network, card = weights.load(checkpoint)
-    trainings = read_table(layout.seeds_table(name)) if name in config.models else None
-    others = [] if trainings is None else trainings["seed"][~trainings["shipped"]]
+    trainings, others = None, {}
+    if name in config.models:
+        trainings = read_table(layout.seeds_table(name))
+        others = {seed: layout.seed_checkpoint(name, seed) for seed in trainings["seed"][~trainings["shipped"]]}
     result = evaluate(
-        name, network, card, trainings, {seed: layout.seed_checkpoint(name, seed) for seed in others},
-        {variant: layout.onnx(variant, name) for variant in VARIANTS},
+        name, network, card, trainings, others, {variant: layout.onnx(variant, name) for variant in VARIANTS},
         read_dataset(layout.IMAGES, layout.SPLITS), config.evaluate, choose_device(config.device(name)),
     )  # fmt: skip
     write_json(layout.metrics("evaluate", name), result.metrics)

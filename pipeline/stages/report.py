@@ -22,22 +22,16 @@ LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
 
 def run(config: Params) -> list[str]:
-    page = render(config)
-    write_whole(layout.REPORT, page.encode())
-    return [f"{layout.REPORT} ({len(page) / 1e6:.1f} MB)"]
-
-
-def render(params: Params) -> str:
-    """The page; only the models of params.yaml are read."""
+    """Only the models of params.yaml are read."""
     dataset = read_dataset(layout.IMAGES, layout.SPLITS)
     counts = pd.crosstab(dataset.splits["class"], dataset.splits["split"]).reindex(columns=list(SPLITS), fill_value=0)
     quarantine, suspects = unreadable(read_table(layout.QUARANTINE)), read_table(layout.SUSPECTS)
-    models = [_model(params, name) for name in params.everything]
+    models = [_model(config, name) for name in config.everything]
     accuracies = {model["name"]: model["train"]["best_val_accuracy"] for model in models}
     best = best_by_validation(accuracies)
-    return pages.render(
+    page = pages.render(
         "report.html.j2",
-        params=params,
+        params=config,
         layout=layout,
         totals={split: len(dataset.rows(split)) for split in SPLITS},
         left_out=int((~dataset.splits["split"].isin(SPLITS)).sum()),
@@ -51,11 +45,13 @@ def render(params: Params) -> str:
         suspected=len(suspects),
         stats=read_json(layout.NORM_STATS),
         models=models,
-        audited_accuracy=max(accuracies[name] for name in params.models),
+        audited_accuracy=max(accuracies[name] for name in config.models),
         best=best,
-        differences=differences(best, {name: read_table(layout.predictions(name)) for name in params.everything}),
+        differences=differences(best, {name: read_table(layout.predictions(name)) for name in config.everything}),
         benchmark=read_json(layout.BENCHMARK),
     )
+    write_whole(layout.REPORT, page.encode())
+    return [f"{layout.REPORT} ({len(page) / 1e6:.1f} MB)"]
 
 
 def _model(params: Params, name: str) -> dict[str, Any]:
