@@ -18,7 +18,7 @@ from pipeline.config import Evaluate
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy, expected_calibration_error, per_class, summary
 from pipeline.evaluation.plots import learning_curves
-from pipeline.evaluation.statistics import holm, mean_interval, paired_test, share_interval
+from pipeline.evaluation.statistics import holm, paired_test, share_interval
 from pipeline.networks import weights
 from pipeline.networks.deployable import probabilities
 from pipeline.networks.weights import fresh
@@ -119,14 +119,6 @@ def test_twins_do_not_prove_a_difference() -> None:
     assert alarms["groups"] < 0.075 * 500 < 0.12 * 500 < alarms["images"]
 
 
-def test_the_interval_of_a_mean_against_a_textbook() -> None:
-    """Ten values of mean 20.2 and standard deviation 2.0976: 20.2 plus or minus 2.262 x 2.0976 / sqrt(10)."""
-    values = [17, 18, 19, 19, 20, 20, 21, 21, 23, 24]
-    spread = 2.262157 * np.std(values, ddof=1) / np.sqrt(10)
-    assert mean_interval(values) == pytest.approx((20.2 - spread, 20.2 + spread), abs=1e-5)
-    assert mean_interval([0.9, 0.9, 0.9]) == pytest.approx((0.9, 0.9))
-
-
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_lies_between_nothing_and_bonferroni(p_values: list[float]) -> None:
     """It keeps the order, and is never below the p-value nor above Bonferroni's; and a published case."""
@@ -145,6 +137,7 @@ def test_seeds_have_an_interval_only_together() -> None:
     assert numbers["test_accuracy_mean"] == pytest.approx(0.92)
     assert numbers["test_accuracy_high"] - 0.92 == pytest.approx(4.302653 * 0.02 / np.sqrt(3))
     assert numbers["val_accuracy_high"] == 1.0
+    assert over_seeds(table.assign(val_accuracy=0.9))["val_accuracy_low"] == pytest.approx(0.9)
     assert over_seeds(table.head(1)) == {"n": 1, "test_accuracy_mean": 0.90, "val_accuracy_mean": 0.99}
 
 

@@ -50,20 +50,16 @@ def watched(network: nn.Module) -> Iterator[dict[tuple[int, str], torch.Tensor]]
     Only modules are seen: `torch.relu` inside a forward function is not.
     """
     active: dict[tuple[int, str], torch.Tensor] = {}
-    calls = 0  # of rectifiers in this batch; a module may be called several times
-
-    def start_batch(module: nn.Module, inputs: Any) -> None:
-        nonlocal calls
-        calls = 0
+    calls: list[str] = []  # of rectifiers in this batch; a module may be called several times
 
     def see(name: str, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal calls
         axis = 1 if output.ndim == 4 else output.ndim - 1  # images NCHW; else the last axis
         positive = (output > 0).any(dim=[other for other in range(output.ndim) if other != axis])
-        active[calls, name] = positive | active.get((calls, name), positive)
-        calls += 1
+        call = len(calls), name
+        active[call] = positive | active.get(call, positive)
+        calls.append(name)
 
-    hooks = [network.register_forward_pre_hook(start_batch)]
+    hooks = [network.register_forward_pre_hook(lambda module, inputs: calls.clear())]
     for name, module in network.named_modules():
         if isinstance(module, RECTIFIERS):
             hooks.append(module.register_forward_hook(partial(see, name)))

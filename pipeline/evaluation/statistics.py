@@ -37,15 +37,6 @@ def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of two or more measurements (Student 1908)."""
-    from scipy.stats import sem, t
-
-    assert len(values) > 1, "one value says nothing about the spread"
-    centre, spread = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return centre - spread, centre + spread
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of several tests, raised so that the chance of any false alarm stays at the level (Holm 1979)."""
     raw = np.array(p_values, dtype=float)

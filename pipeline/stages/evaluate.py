@@ -16,7 +16,6 @@ from pipeline import layout
 from pipeline.artifacts import VARIANTS, Dataset, ModelCard, read_dataset, read_table, sha256, write_json, write_table
 from pipeline.config import Evaluate, Params
 from pipeline.evaluation import metrics, plots
-from pipeline.evaluation.statistics import mean_interval
 from pipeline.inference.predictor import Predictor
 from pipeline.networks import weights
 from pipeline.networks.deployable import probabilities
@@ -107,14 +106,16 @@ def evaluate(
 
 
 def over_seeds(seeds: pd.DataFrame) -> dict[str, float]:
-    """Means over the trainings, and their 95 % intervals where there are two or more: what a new training changes."""
+    """Means over the trainings, and their 95 % intervals (Student 1908) where there are two or more: what a new
+    training changes."""
+    from scipy.stats import sem, t
+
     numbers: dict[str, float] = {"n": len(seeds)}
     for measure in ("test_accuracy", "val_accuracy"):
-        values = seeds[measure].tolist()
-        numbers[f"{measure}_mean"] = float(np.mean(values))
-        if len(values) > 1:
-            low, high = mean_interval(values)  # of few values it is wide, and may leave what an accuracy can be
-            numbers |= {f"{measure}_low": max(0.0, low), f"{measure}_high": min(1.0, high)}
+        mean = numbers[f"{measure}_mean"] = float(np.mean(seeds[measure].tolist()))
+        if len(seeds) > 1:  # of few values the interval is wide, and may leave what an accuracy can be
+            half = float(t.ppf(0.975, len(seeds) - 1) * sem(seeds[measure]))
+            numbers |= {f"{measure}_low": max(0.0, mean - half), f"{measure}_high": min(1.0, mean + half)}
     return numbers
 
 
