@@ -63,11 +63,3 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[
     numbers = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0)
     columns = ("precision", "recall", "f1", "images")
     return pd.DataFrame({"class": class_names, **dict(zip(columns, numbers, strict=True))})
-
-
-def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts [true class, predicted class]."""
-    from sklearn.metrics import confusion_matrix
-
-    counts: np.ndarray = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
-    return counts

@@ -119,16 +119,19 @@ def learning_rates(found: pd.DataFrame, steepest: float, peak: float, title: str
     return figure
 
 
-def confusion(counts: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
-    """Shares of each true class (a row), with the counts written in where they are legible."""
+def confusion(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
+    """Shares of each true class (a row), with the counts written in where they are legible; `labels` [N] and
+    `predicted` [N] are indices of classes."""
+    counts = np.zeros((len(class_names), len(class_names)), dtype=int)
+    np.add.at(counts, (labels, predicted), 1)
     side = min(3.5 + 0.42 * len(class_names), 14)
     figure, axes = _axes(side, side, xlabel="predicted", ylabel="true", title=title)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(class_names) <= 40:
-        labels = [label(name) for name in class_names]
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
+        names = [label(name) for name in class_names]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
     if len(class_names) <= 20:
         for row, column in np.argwhere(counts):
             shade = "white" if shares[row, column] > 0.5 else "black"

@@ -97,7 +97,7 @@ def evaluate(
             seeds.loc[seeds["seed"] == seed, "test_accuracy"] = metrics.accuracy(by_seed, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
-        "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
+        "confusion": plots.confusion(labels, predicted, card.class_names, title),
         "reliability": plots.reliability(metrics.calibration(scores, labels, config.calibration_bins), title),
         "mistakes": _mistakes(name, dataset, scores, config.mistakes),
     }
