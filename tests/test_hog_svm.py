@@ -122,8 +122,8 @@ def test_it_is_fitted_once_a_seed(hog_card: ModelCard, dataset: Dataset) -> None
 def test_it_is_examined(hog_card: ModelCard, dataset: Dataset) -> None:
     """Its accuracy on training images is measured as that of any network."""
     network, rows = fresh(hog_card).eval(), dataset.rows("train")
-    found = examine(network, hog_card, 1, 1 / 3, dataset, rows, RECIPE.seed, CPU)
-    assert found["kept"]["train_images"] == len(rows) and 0 < found["kept"]["train_accuracy"] < 0.9
+    found = examine(network, hog_card, dataset.images_NHWC, dataset.labels, rows, 24, 1, 1 / 3, RECIPE.seed, CPU)
+    assert found["train_images"] == len(rows) and 0 < found["train_accuracy"] < 0.9
 
 
 def test_all_later_stages_take_it(hog_card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
