@@ -15,7 +15,6 @@ models:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "tanh", "sigmoid", "none"
 ]
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU, "gelu": nn.GELU, "silu": nn.SiLU,
     "mish": nn.Mish, "hardswish": nn.Hardswish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity,
 }  # fmt: skip
@@ -57,8 +56,8 @@ class Dense(Section):
 
 class Options(Section):
     convolutions: Annotated[list[Convolution], Field(min_length=1)] = [
-        Convolution(filters=32, pool="max"), Convolution(filters=64, pool="max"), Convolution(filters=128, pool="max"),
-    ]  # fmt: skip
+        Convolution(filters=filters, pool="max") for filters in (32, 64, 128)
+    ]
     # What becomes of the last convolution's image: its mean or maximum per channel, or all of it.
     head: Literal["global_average", "global_max", "flatten"] = "global_average"
     # Layers between that and the last one, which has a unit a class and is always there.
@@ -72,14 +71,20 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
     layers: list[nn.Module] = []
     side = size
     for place, layer in enumerate(options.convolutions):
+        before, side = side, _side_after(layer, side)
+        if side < 1:
+            raise UserError(
+                f"options.convolutions[{place}]: the image is {before} x {before} there, too small for this layer: use "
+                f"padding same or pool none, or remove a pooling or a stride in front of it"
+            )
         layers += _convolution(layer, channels)
-        channels, side = layer.filters, _side_after(layer, side, f"options.convolutions[{place}]")
+        channels = layer.filters
     if options.head == "global_average":
         layers += [nn.AdaptiveAvgPool2d(1)]
     elif options.head == "global_max":
         layers += [nn.MaxPool2d(side)]
-    layers += [nn.Flatten()]
     features = channels * side * side if options.head == "flatten" else channels
+    layers += [nn.Flatten()]
     dropout = [nn.Dropout(options.dropout)] if options.dropout else []
     for dense in options.dense:
         layers += [nn.Linear(features, dense.units), ACTIVATIONS[dense.activation](), *dropout]
@@ -88,12 +93,12 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
 
 
 def _convolution(layer: Convolution, channels: int) -> list[nn.Module]:
-    kernel = layer.kernel_size
     # One pixel less than the kernel gives size / stride, rounded up, at every size; torch's own "same" takes no stride
-    near, far = ((kernel - 1) // 2, kernel // 2) if layer.padding == "same" else (0, 0)
-    made: list[nn.Module] = [] if near == far else [nn.ZeroPad2d((near, far, near, far))]
-    padding = near if near == far else 0
-    made += [nn.Conv2d(channels, layer.filters, kernel, layer.stride, padding, bias=not layer.batch_norm)]
+    padding = layer.kernel_size - 1 if layer.padding == "same" else 0
+    near, uneven = padding // 2, padding % 2 == 1
+    made: list[nn.Module] = [nn.ZeroPad2d((near, near + 1, near, near + 1))] if uneven else []
+    sizes = (channels, layer.filters, layer.kernel_size, layer.stride, 0 if uneven else near)
+    made += [nn.Conv2d(*sizes, bias=not layer.batch_norm)]
     if layer.batch_norm:
         made += [nn.BatchNorm2d(layer.filters)]
     if layer.activation != "none":
@@ -103,20 +108,9 @@ def _convolution(layer: Convolution, channels: int) -> list[nn.Module]:
     return made
 
 
-def _side_after(layer: Convolution, side: int, place: str) -> int:
-    """Side in pixels of what the layer makes of an image of `side`."""
-    kernel, pool = layer.kernel_size, layer.pool_size
-    if layer.padding == "valid" and side < kernel:
-        raise UserError(
-            f"{place}: the image is {side} x {side} there, smaller than its {kernel} x {kernel} kernel with padding "
-            f"valid: use padding same, or remove a pooling or a stride in front of it"
-        )
-    side = -(-(side if layer.padding == "same" else side - kernel + 1) // layer.stride)
-    if layer.pool == "none":
-        return side
-    if side < pool:
-        raise UserError(
-            f"{place}: the image is {side} x {side} there, smaller than its pooling of {pool} x {pool}: use pool none, "
-            f"or remove a pooling or a stride in front of it"
-        )
-    return side // pool
+def _side_after(layer: Convolution, side: int) -> int:
+    """Side in pixels of what the layer makes of an image of `side`; below 1 where that is too small."""
+    if layer.padding == "valid":
+        side -= layer.kernel_size - 1
+    side = -(-side // layer.stride)
+    return side if layer.pool == "none" else side // layer.pool_size
