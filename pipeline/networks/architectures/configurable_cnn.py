@@ -1,16 +1,6 @@
 """`configurable_cnn`: convolutions, pooling and dense layers as `options` of params.yaml says; without options, `cnn`.
 
-models:
-  mine:
-    architecture: configurable_cnn
-    options:
-      convolutions:
-        - {filters: 32, kernel_size: 5, stride: 2, activation: gelu}
-        - {filters: 64, batch_norm: false, pool: max}
-        - {filters: 128, padding: valid, pool: avg, pool_size: 3}
-      head: flatten
-      dense: [{units: 256}, {units: 64, activation: tanh}]
-      dropout: 0.3
+For example options: {convolutions: [{filters: 32, kernel_size: 5, stride: 2}, {filters: 64, pool: max}], dropout: 0.3}
 """
 
 from __future__ import annotations
@@ -39,14 +29,14 @@ class Convolution(Section):
     filters: Count
     kernel_size: Count = 3
     stride: Count = 1
-    # same: as many pixels as before, divided by the stride and rounded up. valid: no padding.
     padding: Literal["same", "valid"] = "same"
-    # With it the convolution has no bias, which it would cancel.
+    """same: as many pixels as before, divided by the stride and rounded up. valid: no padding."""
     batch_norm: bool = True
+    """With it the convolution has no bias, which it would cancel."""
     activation: Activation = "relu"
     pool: Literal["max", "avg", "none"] = "none"
-    # Side in pixels of what is pooled into one; also its stride.
     pool_size: Annotated[int, Field(ge=2)] = 2
+    """Side in pixels of what is pooled into one; also its stride."""
 
 
 class Dense(Section):
@@ -55,15 +45,13 @@ class Dense(Section):
 
 
 class Options(Section):
-    convolutions: Annotated[list[Convolution], Field(min_length=1)] = [
-        Convolution(filters=filters, pool="max") for filters in (32, 64, 128)
-    ]
-    # What becomes of the last convolution's image: its mean or maximum per channel, or all of it.
+    convolutions: list[Convolution] = Field([Convolution(filters=n, pool="max") for n in (32, 64, 128)], min_length=1)
     head: Literal["global_average", "global_max", "flatten"] = "global_average"
-    # Layers between that and the last one, which has a unit a class and is always there.
+    """What becomes of the last convolution's image: its mean or maximum per channel, or all of it."""
     dense: list[Dense] = [Dense(units=128)]
-    # Share of the values that training drops behind each dense layer; without any, in front of the last one.
+    """Layers between that and the last one, which has a unit a class and is always there."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the values that training drops after each dense layer; without any, before the last one."""
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:
@@ -75,7 +63,7 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
         if side < 1:
             raise UserError(
                 f"options.convolutions[{place}]: the image is {before} x {before} there, too small for this layer: use "
-                f"padding same or pool none, or remove a pooling or a stride in front of it"
+                f"padding same or pool none, or remove a pooling or a stride before it"
             )
         layers += _convolution(layer, channels)
         channels = layer.filters

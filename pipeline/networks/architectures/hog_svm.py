@@ -22,12 +22,12 @@ EPSILON = 1e-5
 
 
 class Options(Section):
-    # Side of a cell in pixels; 0 = an eighth of the image's.
     cell: int = Field(default=0, ge=0)
-    # Bins from 0 to 180 degrees.
+    """Side of a cell in pixels; 0 = an eighth of the image's."""
     orientations: Positive = 9
-    # C of the support vector machine: the less, the smaller its weights, and the sooner they are found.
+    """Bins from 0 to 180 degrees."""
     regularization: float = Field(default=0.01, gt=0)
+    """C of the support vector machine: the less, the smaller its weights, and the sooner they are found."""
 
 
 class HOG(nn.Module):

@@ -1,12 +1,6 @@
 """`torchvision_model`: any classifier of torchvision.models, from scratch or from weights that there are already.
 
-    models:
-      tuned:
-        architecture: torchvision_model
-        options: {name: resnet18, weights: downloads/resnet18-f37072fd.pth, statistics: imagenet, upsample: 128}
-
-The last layer is made for the number of classes. Weights to start from are loaded by `pretrain`, so that a network that
-is built for its weights file needs neither them nor the internet.
+For example options: {name: resnet18, weights: downloads/resnet18-f37072fd.pth, statistics: imagenet, upsample: 128}
 """
 
 from __future__ import annotations
@@ -34,19 +28,19 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Options(Section):
-    # resnet18, vgg11_bn, efficientnet_b0, mobilenet_v3_small, convnext_tiny, vit_b_16, ...
     name: str = "resnet18"
-    # "" = from scratch | DEFAULT or an entry of torchvision such as IMAGENET1K_V1, downloaded | a .pth, .pt or
-    # .safetensors file with a state_dict, whose last layer is left out where it has other classes.
+    """resnet18, vgg11_bn, efficientnet_b0, mobilenet_v3_small, convnext_tiny, vit_b_16, ..."""
     weights: str = ""
-    # Mean and deviation of the input. auto: an entry's own, else the data set's. imagenet: of torchvision's own files.
+    """Empty: from scratch | DEFAULT or an entry of torchvision such as IMAGENET1K_V1, downloaded | a .pth, .pt or
+    .safetensors file with a state_dict, whose last layer is left out where it has other classes."""
     statistics: Literal["auto", "imagenet"] = "auto"
-    # true: only the last layer learns; all the others, batch norm's statistics too, stay as they are.
+    """Of the input. auto: those of torchvision's entry, else the data set's. imagenet: those of torchvision's files."""
     freeze: bool = False
-    # Factor on the learning rate of all layers but the last.
+    """true: only the last layer learns; all the others, batch norm's statistics too, stay as they are."""
     backbone_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # Side in pixels that images are brought to inside the network, on the device; 0 = they stay as they are.
+    """Factor on the learning rate of all layers but the last."""
     upsample: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Side in pixels that images are brought to inside the network, on the device; 0 = they stay as they are."""
 
     @property
     def is_file(self) -> bool:
@@ -100,14 +94,13 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
         extra = {"input_size": (side, side)}
     elif name in ("googlenet", "inception_v3"):
         # Trained on inputs from -1 to 1, which they make themselves of images that are normalized by ImageNet's numbers
-        by_imagenet = statistics(options) == IMAGENET
-        extra = {"aux_logits": False, "init_weights": True, "transform_input": by_imagenet}
+        extra = {"aux_logits": False, "init_weights": True, "transform_input": statistics(options) == IMAGENET}
     try:
         network = torchvision.models.get_model(name, num_classes=classes, **extra).eval()
         if name.startswith("squeezenet"):
             # Its own classifier is a convolution with ReLU: no logit could be negative
-            pooled = (nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            network.classifier = nn.Sequential(*pooled, nn.Linear(512, classes))
+            head = [nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
+            network.classifier = nn.Sequential(*head)
         shapes = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}  # computes nothing
         torch.func.functional_call(network, shapes, torch.empty(2, channels, side, side, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:  # patches do not fit, or a kernel is larger
