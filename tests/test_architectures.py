@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from pipeline.networks.deployable import last_dense
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 
+# Even kernels, strides, valid padding, both kinds of pooling
+CONVOLUTIONS = [
+    {"filters": 16, "kernel_size": 4, "activation": "gelu", "pool": "avg"},
+    {"filters": 24, "stride": 2, "batch_norm": False, "activation": "none"},
+    {"filters": 32, "padding": "valid", "activation": "leaky_relu", "pool": "max"},
+]
+
 
 def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
@@ -35,15 +43,14 @@ def configured(size: int = 32, **options: Any) -> nn.Module:
         ("simple_cnn", 620_362),
         ("modern_cnn", 1_283_914),
         ("simple_resnet", 2_777_674),
-        # 3x3 filters 9 x (3x32 + 32x64 + 64x128) = 93,024; norms 2 x (32 + 64 + 128) = 448;
-        # dense 129 x 128 + 129 x 10 = 17,802
+        # 3x3 filters 9 x (3x32 + 32x64 + 64x128); norms 2 x (32 + 64 + 128); dense 129 x 128 + 129 x 10
         ("cnn", 111_274),
-        # 9 x (3x64 + 64x128 + 128x256) = 370,368; 2 x (64 + 128 + 256) = 896; 257 x 128 + 129 x 10 = 34,186
+        ("configurable_cnn", 111_274),
+        # 9 x (3x64 + 64x128 + 128x256); 2 x (64 + 128 + 256); 257 x 128 + 129 x 10
         ("standard_cnn", 405_450),
-        # (25x3 + 1) x 6 = 456; (25x6 + 1) x 16 = 2,416; (16x5x5 + 1) x 120 = 48,120; 121 x 84 = 10,164; 85 x 10 = 850
+        # (25x3 + 1) x 6; (25x6 + 1) x 16; (16x5x5 + 1) x 120; 121 x 84; 85 x 10
         ("lenet5", 62_006),
-        # 2x2 filters (4x3 + 1) x 24 = 312; 9 x (24x64 + 64x64 + 64x256 + 3 x 256x256) = 1,967,616;
-        # norms 2 x 2 x (64 + 256 + 256) = 2,304; dense 256 x 10 = 2,560
+        # 2x2 filters (4x3 + 1) x 24; 9 x (24x64 + 64x64 + 64x256 + 3 x 256x256); norms 2 x 2 x (64 + 256 + 256); 256 x 10
         ("speed_resnet", 1_972_792),
         ("torchvision_model", 11_181_642),  # torchvision's resnet18
     ],
@@ -71,14 +78,9 @@ def test_every_architecture_exports_and_agrees_with_torch(
     tmp_path: Path, card: ModelCard, dataset: Dataset, name: str
 ) -> None:
     torch.manual_seed(0)
-    own = ModelCard(name, card.class_names, card.preprocessing, card.mean, card.std)
-    images, labels = dataset.of("val")
-    made = export(weights.fresh(own), own, images, labels, Export(), tmp_path / "model.onnx")
+    own = replace(card, architecture=name)
+    made = export(weights.fresh(own), own, *dataset.of("val"), Export(), tmp_path / "model.onnx")
     assert made["largest_difference"] < 1e-5
-
-
-def test_configurable_cnn_is_cnn_by_default() -> None:
-    assert parameters(configured()) == parameters(build("cnn", classes=10, size=32))
 
 
 @pytest.mark.parametrize("size", [8, 9, 20, 31])
@@ -93,28 +95,27 @@ def test_same_padding_divides_the_side_by_the_stride_and_rounds_up(kernel: int, 
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
-@pytest.mark.parametrize("pool", ["max", "avg"])
-def test_configurable_cnn_prunes_and_comes_back_from_its_file(
-    tmp_path: Path, card: ModelCard, head: str, pool: str
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("configurable_cnn", {"convolutions": CONVOLUTIONS, "head": "flatten", "dense": [{"units": 32}]}),
+        ("configurable_cnn", {"convolutions": CONVOLUTIONS, "head": "global_max", "dense": []}),
+        # Shortcuts, depthwise and grouped convolutions, layer norms, and layers that version what they save
+        *[("torchvision_model", {"name": name}) for name in ("mobilenet_v3_small", "convnext_tiny", "mnasnet0_5")],
+        ("torchvision_model", {"name": "resnext50_32x4d"}),
+    ],
+)
+def test_a_pruned_network_comes_back_from_its_file(
+    tmp_path: Path, card: ModelCard, architecture: str, options: dict[str, Any]
 ) -> None:
-    """Even kernels, strides, valid padding, every kind of pooling and of head."""
-    options = {
-        "convolutions": [
-            {"filters": 16, "kernel_size": 4, "activation": "gelu", "pool": pool},
-            {"filters": 24, "stride": 2, "batch_norm": False, "activation": "none"},
-            {"filters": 32, "padding": "valid", "activation": "leaky_relu"},
-        ],
-        "head": head,
-        "dense": [{"units": 32, "activation": "tanh"}],
-    }
-    own = ModelCard("configurable_cnn", card.class_names, card.preprocessing, card.mean, card.std, options)
+    prepared = replace(card.preprocessing, size=32)
+    own = replace(card, architecture=architecture, options=options, preprocessing=prepared)
     network = weights.fresh(own)
     whole = parameters(network)
     remove_channels(network, own, Prune())
     weights.save(tmp_path / "pruned.safetensors", network, own)
     loaded, same = weights.load(tmp_path / "pruned.safetensors")
-    images_NCHW = torch.randn(2, 3, 16, 16)
+    images_NCHW = torch.randn(2, 3, 32, 32)
     assert same == own and parameters(loaded) < whole / 2
     assert torch.equal(loaded(images_NCHW), network.eval()(images_NCHW))
 

@@ -88,5 +88,5 @@ def test_attention_and_frozen_layers_are_counted() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(UserError, match="'mini'.*mine, lenet5, frozen, both, cnn, configurable_cnn"):
+    with pytest.raises(UserError, match=r"'mini'.*mine, lenet5, frozen, both, cnn, configurable_cnn"):
         described("mini")

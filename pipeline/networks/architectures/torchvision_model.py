@@ -43,23 +43,18 @@ class Options(Section):
     """Side in pixels that images are brought to inside the network, on the device; 0 = they stay as they are."""
 
     @property
-    def is_file(self) -> bool:
-        return self.weights.endswith(FILES)
-
-    @property
     def entry(self) -> Any:
-        return torchvision.models.get_model_weights(self.name)[self.weights]
+        """The weights as torchvision's entry, or None."""
+        return torchvision.models.get_model_weights(self.name).__members__.get(self.weights)
 
     @model_validator(mode="after")
     def _are_known(self) -> Options:
         names = torchvision.models.list_models(module=torchvision.models)
         if self.name not in names:
             raise UserError(f"name: torchvision has no classifier {self.name!r}; it has: {', '.join(names)}")
-        entries = list(torchvision.models.get_model_weights(self.name).__members__)
-        if self.weights and not self.is_file and self.weights not in entries:
-            raise UserError(
-                f"weights is {self.weights!r}: give one of {', '.join(entries)}, or a file ({', '.join(FILES)})"
-            )
+        if self.weights and not self.entry and not self.weights.endswith(FILES):
+            entries = ", ".join(torchvision.models.get_model_weights(self.name).__members__)
+            raise UserError(f"weights is {self.weights!r}: give one of {entries}, or a file ({', '.join(FILES)})")
         return self
 
 
@@ -140,10 +135,8 @@ def statistics(options: Options) -> tuple[tuple[float, ...], tuple[float, ...]] 
     """Mean and standard deviation per channel on the 0-1 scale that the weights want, None for the data set's own."""
     if options.statistics == "imagenet":
         return IMAGENET
-    if not options.weights or options.is_file:
-        return None
-    wanted = options.entry.transforms()
-    return tuple(wanted.mean), tuple(wanted.std)
+    wanted = options.entry and options.entry.transforms()
+    return (tuple(wanted.mean), tuple(wanted.std)) if wanted else None
 
 
 def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
@@ -168,7 +161,7 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
 
 def _state_dict(options: Options) -> dict[str, torch.Tensor]:
     try:
-        if not options.is_file:
+        if options.entry:
             content = options.entry.get_state_dict(progress=False, check_hash=True)
         elif options.weights.endswith(".safetensors"):
             content = load_file(options.weights)
