@@ -50,7 +50,7 @@ def configured(size: int = 32, **options: Any) -> nn.Module:
         ("standard_cnn", 405_450),
         # (25x3 + 1) x 6; (25x6 + 1) x 16; (16x5x5 + 1) x 120; 121 x 84; 85 x 10
         ("lenet5", 62_006),
-        # 2x2 filters (4x3 + 1) x 24; 9 x (24x64 + 64x64 + 64x256 + 3 x 256x256); norms 2 x 2 x (64 + 256 + 256); 256 x 10
+        # (4x3 + 1) x 24; 9 x (24x64 + 64x64 + 64x256 + 3 x 256x256); norms 2 x 2 x (64 + 256 + 256); 256 x 10
         ("speed_resnet", 1_972_792),
         ("torchvision_model", 11_181_642),  # torchvision's resnet18
     ],

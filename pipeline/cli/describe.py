@@ -34,14 +34,14 @@ def describe(
     classes = read_table(layout.SPLITS)["class"].nunique() if layout.SPLITS.exists() else 10
     network = build(architecture, classes=classes, size=size, options=options).eval()
     layers = _layers(network, torch.zeros(1, 3, size, size))
-    rows = [("layer", "type", "output", "parameters", "MACs")]
+    rows: list[tuple[str, ...]] = [("layer", "type", "output", "parameters", "MACs")]
     rows += [(*texts, f"{own:,}", f"{work:,}") for *texts, own, work in layers]
     print(f"{model} ({architecture}): {size} x {size} RGB in, {classes} classes out\n\n{table(rows, right={3, 4})}\n")
     factors = learning_rates(network, architecture, options)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     frozen = sum(count for name, count in sizes.items() if factors.get(name) == 0)
     parameters, macs = sum(sizes.values()), sum(layer[4] for layer in layers)
-    print(f"{parameters:,} parameters ({frozen:,} frozen), {4 * parameters:,} bytes, {macs:,} MACs an image")
+    print(f"{parameters:,} parameters ({frozen:,} frozen), {4 * parameters:,} bytes as float32, {macs:,} MACs an image")
     print("MACs: multiply-accumulates in convolutions, dense layers and attention; the rest is not counted")
 
 

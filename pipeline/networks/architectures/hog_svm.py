@@ -69,8 +69,8 @@ class HOG(nn.Module):
 
     def _blocks(self, cells: torch.Tensor) -> torch.Tensor:
         """[N, orientations, rows, columns] -> [N, 4 * orientations, rows - 1, columns - 1], normalized."""
-        upper, lower = cells[:, :, :-1], cells[:, :, 1:]
-        corners = (upper[..., :-1], upper[..., 1:], lower[..., :-1], lower[..., 1:])
+        rows, columns = cells.shape[2] - 1, cells.shape[3] - 1
+        corners = [cells[:, :, r : r + rows, c : c + columns] for r in range(2) for c in range(2)]
         return _unit(_unit(torch.cat(corners, dim=1)).clamp(max=CLIP))
 
 
@@ -80,7 +80,7 @@ def _unit(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:
-    cell = options.cell or max(1, size // 8)
+    cell = options.cell or size // 8
     blocks = size // cell - 1
     if blocks < 1:
         raise UserError(f"options.cell is {cell}: images of {size} pixels need at most {size // 2}")

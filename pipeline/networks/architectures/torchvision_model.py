@@ -150,7 +150,8 @@ def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
 
 def _last(network: nn.Module) -> str:
     """The name of the layer that makes the logits."""
-    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    dense: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return dense[-1]
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
@@ -175,7 +176,7 @@ def _state_dict(options: Options) -> dict[str, torch.Tensor]:
             f"options.weights: {options.weights} cannot be read ({reason}): give a file with the state_dict of "
             f"{options.name}, such as {example}"
         ) from None
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, tensor in content.items():
         if isinstance(tensor, torch.Tensor):
             # Without what a wrapper put in front, such as Classifier; densenets had more dots in their names
