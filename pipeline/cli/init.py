@@ -160,7 +160,7 @@ def _near_duplicates_each(files: list[Path]) -> float:
     from pipeline.config import Validate
     from pipeline.datasets import Entry
     from pipeline.decoding import decode
-    from pipeline.inspection.near_duplicates import find_pairs
+    from pipeline.inspection.duplicates import near_pairs
     from pipeline.preprocessing import Preprocessing
 
     entries = [Entry(file.as_posix(), "", "", file) for file in files[:COMPARED]]
@@ -171,5 +171,5 @@ def _near_duplicates_each(files: list[Path]) -> float:
         return 0.0
     usual = Validate()
     rows = ImageRows(block.pixels_NHWC, once)
-    pairs = find_pairs(block.columns["phash"][once], rows, usual.max_hash_distance, usual.min_similarity, most=count)
+    pairs = near_pairs(block.columns["phash"][once], rows, usual.max_hash_distance, usual.min_similarity, most=count)
     return 2 * len(pairs) / count**2 * len(files)

@@ -16,9 +16,9 @@ HASH_SIDE = 8  # 64 bits
 def measure(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
     """Columns of the manifest, [N] each.
 
-    `mean_*` and `std_*` per channel, `brightness` and `contrast` (mean and standard deviation of the luma), all of the
-    0-1 scale; `colourfulness` (Hasler and Suesstrunk 2003, 0 = grey, 109 = extremely colourful); `sharpness`
-    (variance of the Laplacian on the 0-255 scale, Pech-Pacheco et al. 2000); `phash` (uint64).
+    `brightness` and `contrast` (mean and standard deviation of the luma, 0-1 scale); `colourfulness` (Hasler and
+    Suesstrunk 2003, 0 = grey, 109 = extremely colourful); `sharpness` (variance of the Laplacian on the 0-255 scale,
+    Pech-Pacheco et al. 2000); `phash` (uint64).
     """
     count, height, width = images_NHWC.shape[:3]
     pixels_NPC = images_NHWC.reshape(count, height * width, 3).astype(np.float32)
@@ -38,14 +38,11 @@ def measure(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         mixed(np.array(opponent, np.float32)) for opponent in ((1, -1, 0), (0.5, 0.5, -1))
     )
     colourfulness = np.hypot(red_green_std, yellow_blue_std) + 0.3 * np.hypot(red_green, yellow_blue)
-    std_NC = np.sqrt(np.einsum("nii->ni", covariance_NCC))
     return {
         "brightness": brightness / 255,
         "contrast": contrast / 255,
         "sharpness": _laplacian_variance(luma_NHW),
         "colourfulness": colourfulness,
-        **{f"mean_{name}": mean_NC[:, i] / 255 for i, name in enumerate(("red", "green", "blue"))},
-        **{f"std_{name}": std_NC[:, i] / 255 for i, name in enumerate(("red", "green", "blue"))},
         "phash": _perceptual_hash(luma_NHW),
     }
 
