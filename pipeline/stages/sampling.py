@@ -17,8 +17,7 @@ def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.ra
 
     `missing` need not be whole. Each group has the same chance, as large as the share that is missing, whatever its
     size, as far as single images can then make the count of every class right to an image. `owed` units of each class
-    stay for other sides, which
-    have none of it yet.
+    stay for other sides, which have none of it yet.
     """
     count = sizes.sum(axis=1)
     chosen = np.zeros(len(sizes), dtype=bool)
