@@ -27,7 +27,7 @@ def data(
 ) -> None:
     """Print what is in a data set: classes, counts, a histogram, and what is wrong with it, by the values of `init`."""
     from pipeline.artifacts import read_images, unreadable
-    from pipeline.inspection import findings, gallery
+    from pipeline.inspection import gallery
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
@@ -41,12 +41,11 @@ def data(
         result = validate(found.manifest, found.quarantine, pixels, None, values.validate_, Path(folder) / "docs")
         print(f"{config.source} {config.root}\n\n{overview(found.manifest, unreadable(found.quarantine))}\n")
         if page is not None:
-            html = gallery.page(result.findings, result.images, result.pairs, found.quarantine, pixels)
-            page.write_text(html, encoding="utf-8")
+            page.write_text(gallery.page(result, found.quarantine, pixels), encoding="utf-8")
             print(f"thumbnails of all findings: {page}")
     for note in dict.fromkeys([*notes, *found.notes]):
         print(f"note: {note}")
-    findings.conclude(result.findings)
+    result.conclude()
 
 
 def overview(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> str:
@@ -85,5 +84,5 @@ def accept() -> None:
     if judged["critical_failures"]:
         raise UserError(f"the data fail a critical check ({layout.VALIDATION}): fix them and run `dvc repro validate`")
     accepted = profile(read_table(layout.MANIFEST))
-    write_json(PROFILE, accepted.model_dump())
-    print(f"accepted {accepted.images:,} images of {len(accepted.classes)} classes; commit {PROFILE}")
+    write_json(PROFILE, accepted)
+    print(f"accepted {accepted['images']:,} images of {len(accepted['classes'])} classes; commit {PROFILE}")

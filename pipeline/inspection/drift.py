@@ -7,11 +7,14 @@ small data sets from being accused by chance.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
+from scipy.stats import chi2
 
 from pipeline import layout
+from pipeline.artifacts import read_json
 from pipeline.errors import UserError
 
 PROFILE = layout.REFERENCE / "profile.json"
@@ -21,51 +24,37 @@ CHANCE = 0.001  # a shift that is at least this likely by chance is none: severa
 PSEUDO = 0.5  # is added to every count, so that a bin that happens to be empty is not infinitely far away
 
 
-class Measured(BaseModel):
-    """The deciles of a measure, and how many images lie between them."""
-
-    edges: list[float]
-    counts: list[int]
-
-
-class Profile(BaseModel):
-    """What an accepted data set was like: number of images, images per class, each of MEASURES."""
-
-    images: int
-    classes: dict[str, int]
-    measures: dict[str, Measured]
-
-
-def profile(manifest: pd.DataFrame) -> Profile:
+def profile(manifest: pd.DataFrame) -> dict[str, Any]:
+    """profile.json: the number of images, images per class, deciles of each measure and the counts between them."""
     measures = {}
     for name in MEASURES:
         values = manifest[name].to_numpy(dtype=np.float64)
         edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-        measures[name] = Measured(edges=edges.tolist(), counts=_counts(values, edges).tolist())
+        measures[name] = {"edges": edges.tolist(), "counts": _counts(values, edges).tolist()}
     classes = manifest["class"].value_counts().sort_index().to_dict()
-    return Profile(images=len(manifest), classes=classes, measures=measures)
+    return {"images": len(manifest), "classes": classes, "measures": measures}
 
 
-def read_profile() -> Profile | None:
+def read_profile() -> dict[str, Any] | None:
     """The accepted data set's; None where none was accepted. Raises UserError if the file is damaged."""
     if not PROFILE.exists():
         return None
     try:
-        return Profile.model_validate_json(PROFILE.read_bytes())
+        content: dict[str, Any] = read_json(PROFILE)
     except ValueError:
-        raise UserError(
-            f"{PROFILE} is damaged: restore it from git, or delete it and run `python -m pipeline accept` anew"
-        ) from None
+        fix = "restore it from git, or delete it and run `python -m pipeline accept` anew"
+        raise UserError(f"{PROFILE} is damaged: {fix}") from None
+    return content
 
 
-def drift(accepted: Profile, manifest: pd.DataFrame) -> dict[str, float]:
+def drift(accepted: dict[str, Any], manifest: pd.DataFrame) -> dict[str, float]:
     """PSI of each measure and of the classes; 0 where the difference may be chance."""
     shifts = {}
-    for name, known in accepted.measures.items():
-        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.array(known.edges))
-        shifts[name] = _psi(np.array(known.counts), now)
-    before, now = pd.Series(accepted.classes).align(manifest["class"].value_counts(), fill_value=0)
-    return shifts | {"classes": _psi(before.to_numpy(), now.to_numpy())}
+    for name, known in accepted["measures"].items():
+        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.array(known["edges"]))
+        shifts[name] = _psi(np.array(known["counts"]), now)
+    classes = pd.DataFrame({"before": accepted["classes"], "now": manifest["class"].value_counts()}).fillna(0)
+    return shifts | {"classes": _psi(classes["before"].to_numpy(), classes["now"].to_numpy())}
 
 
 def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -73,8 +62,6 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _psi(before: np.ndarray, now: np.ndarray) -> float:
-    from scipy.stats import chi2
-
     before, now = before + PSEUDO, now + PSEUDO
     p, q = before / before.sum(), now / now.sum()
     psi = float(((q - p) * np.log(q / p)).sum())

@@ -5,8 +5,10 @@ Source of the terms: https://docs.greatexpectations.io (expectations, severity, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf, isfinite
 from pathlib import Path
 
 import great_expectations as gx
@@ -17,20 +19,20 @@ from great_expectations.expectations.core.expect_column_values_to_be_between imp
 from great_expectations.expectations.metadata_types import FailureSeverity
 
 # Data Docs file their pages under the time of the run; a fixed one keeps DVC's outputs comparable
-RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+RUN_ID = RunIdentifier(run_name="validate", run_time=datetime(2000, 1, 1, tzinfo=UTC))
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is asked of the column `name`: both bounds inclusive, and the share of rows that may miss them.
+    """What is asked of the column `name`: a sentence, both bounds, and the share of rows that may lie outside.
 
-    `wording` is for people and may hold {minimum} and {maximum}.
+    `wording` may hold {minimum} and {maximum}.
     """
 
     name: str
     wording: str
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float = -inf
+    maximum: float = inf
     tolerated: float = 0.0
 
     @property
@@ -38,43 +40,35 @@ class Bounds:
         return self.wording.format(minimum=self.minimum, maximum=self.maximum)
 
     def missed_by(self, table: pd.DataFrame) -> pd.Series:
-        """True where a row lies outside."""
-        values, inside = table[self.name], pd.Series(True, index=table.index)
-        if self.minimum is not None:
-            inside &= values >= self.minimum
-        if self.maximum is not None:
-            inside &= values <= self.maximum
-        return ~inside
+        return ~table[self.name].between(self.minimum, self.maximum)
 
 
-def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: list[str], docs: Path) -> dict[str, bool]:
+def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: Sequence[str], docs: Path) -> dict[str, bool]:
     """Whether each of the bounds holds, by its name. `docs` is the folder that Data Docs are written to."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    context.add_data_docs_site(
-        "docs", {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
-    )
+    site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+    context.add_data_docs_site("docs", site | {"store_backend": store})
     verdicts: dict[str, bool] = {}
     for name, (table, bounds) in tables.items():
         suite = context.suites.add(gx.ExpectationSuite(name=name))
         for bound in bounds:
+            low, high = (value if isfinite(value) else None for value in (bound.minimum, bound.maximum))
+            severity = FailureSeverity("critical" if bound.name in critical else "warning")
             suite.add_expectation(
                 ExpectColumnValuesToBeBetween(
-                    column=bound.name, min_value=bound.minimum, max_value=bound.maximum, mostly=1 - bound.tolerated,
-                    severity=FailureSeverity("critical" if bound.name in critical else "warning"), notes=bound.says,
+                    column=bound.name, min_value=low, max_value=high, mostly=1 - bound.tolerated, severity=severity,
+                    notes=bound.says,
                 )
             )  # fmt: skip
-        batch = (
-            context.data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+        definition = gx.ValidationDefinition(
+            name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
         )
-        definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+        definition = context.validation_definitions.add(definition)
         checkpoint = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition]))
-        result = checkpoint.run(
-            batch_parameters={"dataframe": table}, run_id=RunIdentifier(run_name="validate", run_time=RUN_TIME)
-        )
-        (run,) = result.run_results.values()
+        (run,) = checkpoint.run(batch_parameters={"dataframe": table}, run_id=RUN_ID).run_results.values()
         for outcome in run.results:
             assert outcome.expectation_config is not None
             verdicts[outcome.expectation_config.kwargs["column"]] = bool(outcome.success)

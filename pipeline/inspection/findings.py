@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from pipeline.errors import UserError
 
 FIRST = 5  # names that are given for a finding
@@ -30,25 +32,31 @@ class Finding:
         return f"{self.check}: {self.count:,} of {self.of:,} ({named}); wanted: {self.says}"
 
 
-def report(findings: list[Finding]) -> dict[str, Any]:
-    """validation.json"""
-    failed = [finding.severity for finding in findings if not finding.passed]
-    return {
-        "passed": not failed,
-        "critical_failures": failed.count("critical"),
-        "warnings": failed.count("warning"),
-        "findings": [{k: v for k, v in asdict(finding).items() if k != "rows"} for finding in findings],
-    }
+@dataclass(frozen=True)
+class Validation:
+    """`images` is the manifest with what was compared across rows; `pairs` are copies and near-duplicates."""
 
+    findings: list[Finding]
+    images: pd.DataFrame
+    pairs: pd.DataFrame
 
-def conclude(findings: list[Finding]) -> None:
-    """Prints a line for each check that failed. Raises UserError with the first of them that is critical."""
-    failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
-    for finding in failed:
-        print(f"{finding.severity}: {finding}", file=sys.stderr)
-    critical = [finding for finding in failed if finding.severity == "critical"]
-    if critical:
-        raise UserError(
-            f"the data fail {len(critical)} critical check{'s' if len(critical) > 1 else ''}, first {critical[0]}: "
-            f"fix the data, or the thresholds under `validate` in params.yaml"
-        )
+    def report(self) -> dict[str, Any]:
+        """validation.json"""
+        failed = [finding.severity for finding in self.findings if not finding.passed]
+        return {
+            "passed": not failed,
+            "critical_failures": failed.count("critical"),
+            "warnings": failed.count("warning"),
+            "findings": [{k: v for k, v in asdict(finding).items() if k != "rows"} for finding in self.findings],
+        }
+
+    def conclude(self) -> None:
+        """Prints a line for each check that failed. Raises UserError with the first of them that is critical."""
+        failed = sorted((finding for finding in self.findings if not finding.passed), key=lambda found: found.severity)
+        for finding in failed:
+            print(f"{finding.severity}: {finding}", file=sys.stderr)
+        if failed and failed[0].severity == "critical":
+            raise UserError(
+                f"the data fail a critical check, {failed[0]}: fix the data, or the thresholds under `validate` in "
+                f"params.yaml"
+            )

@@ -43,7 +43,10 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     """
     classes, own = manifest["class"], manifest["source_split"].to_numpy(dtype=object)
     fixed = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
-    rules = _rules(manifest, pairs, config)
+    # What would make another split, and what makes groups (the attrs of `pairs` are the bounds of `validate`): by
+    # stricter rules old sides would leak. Which of the folds validates makes no other split
+    ties = {"near_duplicates": pairs.attrs, "group_column": bool((manifest["group"] != "").any())}
+    rules = json.dumps(config.model_dump(exclude={"fold"}) | ties, sort_keys=True)
     settled = np.where(fixed != "", fixed, _remembered(manifest, earlier, rules))
     alike = groups(manifest, pairs, config.group_pattern)
     shares, rest = _shares(config, set(fixed))
@@ -98,15 +101,6 @@ def _shares(config: Split, fixed: set[str]) -> tuple[dict[str, float], str]:
         fold = (1 - sum(shares.values())) / config.folds
         return shares | {f"fold{i}": fold for i in range(config.folds - 1)}, f"fold{config.folds - 1}"
     return shares if "val" in fixed else shares | {"val": config.validation}, "train"
-
-
-def _rules(manifest: pd.DataFrame, pairs: pd.DataFrame, config: Split) -> str:
-    """Whatever would make another split, and what makes groups: old sides would leak where the rules are stricter now.
-
-    Which of the folds validates makes no other split. The attrs of `pairs` are the bounds of `validate`.
-    """
-    ties = {"near_duplicates": pairs.attrs, "group_column": bool((manifest["group"] != "").any())}
-    return json.dumps(config.model_dump(exclude={"fold"}) | ties, sort_keys=True)
 
 
 def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, rules: str) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,9 @@ from pipeline.artifacts import read_images, read_table, sha256, unreadable, writ
 from pipeline.config import Params, Validate
 from pipeline.errors import UserError
 from pipeline.inspection import duplicates, gallery
-from pipeline.inspection.drift import Profile, drift, read_profile
+from pipeline.inspection.drift import drift, read_profile
 from pipeline.inspection.expectations import Bounds, judge
-from pipeline.inspection.findings import FIRST, Finding, conclude, report
+from pipeline.inspection.findings import FIRST, Finding, Validation
 
 GREY = 0.5  # colourfulness under which nobody sees a colour
 NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
@@ -27,72 +28,72 @@ def run(config: Params) -> list[str]:
     quarantine, images = read_table(layout.QUARANTINE), read_images(layout.IMAGES)
     manifest, accepted = read_table(layout.MANIFEST), read_profile()
     found = validate(manifest, quarantine, images, accepted, config.validate_, layout.DATA_DOCS)
-    write_json(layout.VALIDATION, {"manifest": sha256(layout.MANIFEST), **report(found.findings)})
+    write_json(layout.VALIDATION, {"manifest": sha256(layout.MANIFEST), **found.report()})
     write_table(layout.DUPLICATES, found.pairs)
-    page = gallery.page(found.findings, found.images, found.pairs, quarantine, images)
-    layout.FINDINGS.write_text(page, encoding="utf-8")
+    layout.FINDINGS.write_text(gallery.page(found, quarantine, images), encoding="utf-8")
     print(f"thumbnails of all findings: {layout.FINDINGS}")
-    conclude(found.findings)
+    found.conclude()
     return [f"{sum(finding.passed for finding in found.findings)} of {len(found.findings)} checks passed"]
 
 
-@dataclass(frozen=True)
-class Validation:
-    """`images` is the manifest with what was compared across rows; `pairs` are copies and near-duplicates."""
-
-    findings: list[Finding]
-    images: pd.DataFrame
-    pairs: pd.DataFrame
-
-
 def validate(
-    manifest: pd.DataFrame,
-    quarantine: pd.DataFrame,
-    images_NHWC: np.ndarray,
-    accepted: Profile | None,
-    config: Validate,
-    docs: Path,
-) -> Validation:
+    manifest: pd.DataFrame, quarantine: pd.DataFrame, images_NHWC: np.ndarray, accepted: dict[str, Any] | None,
+    config: Validate, docs: Path,
+) -> Validation:  # fmt: skip
     """Judge the data by themselves and, if there is one, by the profile of the data set that was `accepted` before.
 
-    Data Docs (HTML) are written to the folder `docs`. Look at `findings.conclude` next.
+    Data Docs (HTML) are written to the folder `docs`. Call `conclude` of the result next.
     """
     if manifest.empty:
         why = f", first {quarantine.iloc[0]['path']}: {quarantine.iloc[0]['reason']}" if len(quarantine) else ""
         raise UserError(f"not one image could be read{why}: quarantine.csv says why for each file")
     pairs = duplicates.find(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
-    images, about_images = compared(manifest, pairs), image_checks(config)
-    aside = unreadable(quarantine)
-    there, files = set(manifest["class"]), len(manifest) + len(aside)
-    known = set(config.classes) or there | (set(quarantine["class"]) - {""})
-    absent = [f"{name} (no image)" for name in sorted(known - there)]
-    # What is outside, named, and of how many
-    named = {
-        "known_classes": (
-            absent + [f"{name} (not expected)" for name in sorted(there - known)],
-            len(there) + len(absent),
-        ),
-        "class_names": (_confusable(there), len(there)),
-        "readable": (aside["path"].tolist(), files),
-    }
-    if accepted:
-        shifts = drift(accepted, manifest)
-        moved = [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift]
-        named["drift"] = moved, len(shifts)
-    about_all = [check for check in dataset_checks(config) if check.name in named]
-    facts = pd.DataFrame({name: [len(outside)] for name, (outside, _) in named.items()})
-    facts["readable"] /= files
-    passed = judge({"images": (images, about_images), "dataset": (facts, about_all)}, config.critical, docs)
+    images, of_images = compared(manifest, pairs), image_checks(config)
+    of_all = dataset_checks(manifest, quarantine, accepted, config)
+    facts = pd.DataFrame({check.name: [len(outside) / of] for check, outside, of in of_all})
+    tables = {"images": (images, of_images), "dataset": (facts, [check for check, _, _ in of_all])}
+    passed = judge(tables, config.critical, docs)
 
     def finding(check: Bounds, outside: list[str], of: int, rows: list[int]) -> Finding:
         severity = "critical" if check.name in config.critical else "warning"
         return Finding(check.name, check.says, severity, passed[check.name], len(outside), of, outside[:FIRST], rows)
 
-    findings = [finding(check, *named[check.name], []) for check in about_all]
-    for check in about_images:
+    findings = [finding(*check, []) for check in of_all]
+    for check in of_images:
         rows = np.flatnonzero(check.missed_by(images)).tolist()
         findings.append(finding(check, images["path"].iloc[rows].tolist(), len(images), rows))
     return Validation(findings, images, pairs)
+
+
+def dataset_checks(
+    manifest: pd.DataFrame, quarantine: pd.DataFrame, accepted: dict[str, Any] | None, config: Validate
+) -> list[tuple[Bounds, list[str], int]]:
+    """What is asked of the data set as a whole: bounds of the share that is outside, what is outside, of how many."""
+    there, aside = set(manifest["class"]), unreadable(quarantine)["path"].tolist()
+    known = set(config.classes) or there | (set(quarantine["class"]) - {""})
+    classes = "the classes are those of validate.classes" if config.classes else "every class has a readable image"
+    missing = [f"{name} (no image)" for name in sorted(known - there)]
+    unknown = [f"{name} (not expected)" for name in sorted(there - known)]
+    most = config.max_quarantined
+    checks = [
+        (Bounds("known_classes", classes, maximum=0), missing + unknown, len(known | there)),
+        (
+            Bounds("class_names", "no two classes have names that look the same", maximum=0),
+            _confusable(there),
+            len(there),
+        ),
+        (
+            Bounds("readable", f"at most {most:.1%} of the files are unreadable", maximum=most),
+            aside,
+            len(manifest) + len(aside),
+        ),
+    ]
+    if accepted:
+        says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
+        shifts = drift(accepted, manifest)
+        moved = [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift]
+        checks.append((Bounds("drift", says, maximum=0), moved, len(shifts)))
+    return checks
 
 
 def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -141,21 +142,6 @@ def _confusable(classes: set[str]) -> list[str]:
     return [repr(name) for name in found[plain.duplicated(keep=False)]]
 
 
-def dataset_checks(config: Validate) -> list[Bounds]:
-    """What is asked of the data set as a whole: how much is outside."""
-    classes = "the classes are those of validate.classes" if config.classes else "every class has a readable image"
-    return [
-        Bounds("known_classes", classes, maximum=0),
-        Bounds("class_names", "no two classes have names that look the same", maximum=0),
-        Bounds("readable", "at most {maximum:.1%} of the files are unreadable", maximum=config.max_quarantined),
-        Bounds(
-            "drift",
-            f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)",
-            maximum=0,
-        ),
-    ]
-
-
 def image_checks(config: Validate) -> list[Bounds]:
     """What is asked of each image; a new check is a line here, its column in `compared` and its name in `CheckName`."""
     low, high = config.brightness
@@ -178,7 +164,7 @@ def image_checks(config: Validate) -> list[Bounds]:
         ),
         Bounds("brightness", "mean brightness lies between {minimum:g} and {maximum:g}", low, high, some),
         Bounds("contrast", "contrast is at least {minimum:g}", minimum=config.min_contrast, tolerated=some),
-        Bounds("brightness_outlier", "brightness is within {maximum:g} deviations of the others", None, far, some),
-        Bounds("sharpness_outlier", "no image is over {maximum:g} deviations more blurred", None, far, some),
+        Bounds("brightness_outlier", "brightness is within {maximum:g} deviations of the others", -inf, far, some),
+        Bounds("sharpness_outlier", "no image is over {maximum:g} deviations more blurred", -inf, far, some),
         Bounds("colour", "no image is grey among coloured ones", maximum=0, tolerated=some),
     ]
