@@ -20,7 +20,7 @@ from pipeline import layout
 from pipeline.artifacts import LEFT_OUT, SPLITS, read_table, write_table
 from pipeline.config import Params, Split
 from pipeline.errors import UserError
-from pipeline.stages.sampling import sample
+from pipeline.stages._sampling import sample
 
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
