@@ -22,8 +22,6 @@ def test_means_deviations_and_colourfulness_are_those_of_numpy() -> None:
         red, green, blue = image[..., 0], image[..., 1], image[..., 2]
         opponents = red - green, (red + green) / 2 - blue
         colourfulness = np.hypot(*(o.std() for o in opponents)) + 0.3 * np.hypot(*(o.mean() for o in opponents))
-        assert found["mean_red"][i] == pytest.approx(red.mean() / 255, abs=1e-5)
-        assert found["std_blue"][i] == pytest.approx(blue.std() / 255, abs=1e-5)
         assert found["brightness"][i] == pytest.approx(luma.mean() / 255, abs=1e-5)
         assert found["contrast"][i] == pytest.approx(luma.std() / 255, abs=1e-5)
         assert found["colourfulness"][i] == pytest.approx(colourfulness, abs=1e-2)
