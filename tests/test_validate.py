@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import read_images, sha256
+from pipeline import layout
+from pipeline.artifacts import read_images, sha256, write_json, write_table
 from pipeline.cli.data import accept
 from pipeline.config import Ingest, Validate
-from pipeline.inspection.drift import profile, read_profile
-from pipeline.inspection.findings import Finding, raise_critical, report
+from pipeline.errors import UserError
+from pipeline.inspection.drift import PROFILE, profile, read_profile
+from pipeline.inspection.findings import Finding
 from pipeline.stages.ingest import Ingested, ingest
 from pipeline.stages.validate import validate
 from tests.dirty import clean_folder
@@ -36,8 +37,8 @@ def judged(
 ) -> dict[str, Finding]:  # fmt: skip
     known = profile(accepted) if accepted is not None else None
     config = Validate.model_validate(thresholds)
-    result = validate(manifest.reset_index(drop=True), quarantine, images_NHWC, known, config, docs)
-    return {finding.check: finding for finding in result.findings}
+    found = validate(manifest.reset_index(drop=True), quarantine, images_NHWC, known, config, docs)
+    return {finding.check: finding for finding in found.findings}
 
 
 def failures(findings: dict[str, Finding]) -> set[str]:
@@ -52,26 +53,27 @@ def test_good_data_pass_and_leave_data_docs(clean: tuple[Ingested, np.ndarray], 
     assert {page.stem for page in (tmp_path / "docs" / "expectations").glob("*.html")} == {"images", "dataset"}
 
 
-def test_each_fault_fails_its_own_check(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """One fault each: the check that is about it fails, and no other."""
-    manifest, images = clean[0].manifest, clean[1]
-    few = manifest.index < 35
+def test_each_fault_is_found_by_its_own_checks(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
+    """One fault a row, and too few dogs: the checks that are about it name that row, and no other check does."""
+    manifest, images = clean[0].manifest.head(35).copy(), clean[1][:35]
     faults = {
-        "balance": manifest[few],
-        "side": manifest.assign(width=4, height=4),
-        "aspect": manifest.assign(width=500),
-        "size": manifest.assign(
-            width=np.where(manifest.index == 3, 600, 100), height=np.where(manifest.index == 3, 600, 100)
-        ),
-        "brightness": manifest.assign(brightness=0.995),
-        "contrast": manifest.assign(contrast=0.0),
-        "brightness_outlier": manifest.assign(brightness=manifest["brightness"].where(manifest.index > 2, 0.03)),
-        "sharpness_outlier": manifest.assign(sharpness=manifest["sharpness"].where(manifest.index > 2, 1.0)),
-        "colour": manifest.assign(mode=manifest["mode"].where(manifest.index > 2, "L")),
+        0: ({"width": 4, "height": 4}, ["side", "size"]),
+        1: ({"width": 500}, ["aspect"]),
+        2: ({"width": 600, "height": 600}, ["size"]),
+        3: ({"brightness": 0.995}, ["brightness", "brightness_outlier"]),
+        4: ({"contrast": 0.0}, ["contrast"]),
+        5: ({"brightness": 0.03}, ["brightness_outlier"]),
+        6: ({"sharpness": 1.0}, ["sharpness_outlier"]),
+        7: ({"mode": "L"}, ["colour"]),
+        8: ({"note": "a wrong checksum"}, ["intact"]),
     }
-    for name, table in faults.items():
-        pixels = images[table.index.to_numpy()]
-        assert failures(judged(table, pixels, tmp_path / name, max_imbalance=5.0, min_images_per_class=3)) == {name}
+    wanted: dict[str, list[int]] = {"balance": list(range(30, 35))}
+    for row, (cells, checks) in faults.items():
+        manifest.loc[row, list(cells)] = list(cells.values())
+        for check in checks:
+            wanted.setdefault(check, []).append(row)
+    findings = judged(manifest, images, tmp_path, max_imbalance=5.0, min_images_per_class=3, tolerated=0.0)
+    assert {name: findings[name].rows for name in failures(findings)} == wanted
 
 
 def test_a_few_exceptions_are_tolerated_but_noted(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
@@ -95,39 +97,34 @@ def test_classes_must_be_the_expected_ones(clean: tuple[Ingested, np.ndarray], t
     assert judged(found.manifest, images, tmp_path, classes=["cat", "dog"])["known_classes"].passed
 
 
-def test_what_is_critical_stands_in_the_parameters(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """A warning passes, a critical failure stops with expectation, count and paths."""
+def test_what_is_critical_stands_in_the_parameters(
+    clean: tuple[Ingested, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warning passes, a critical failure stops with check, count and paths."""
     found, images = clean
-    findings = judged(found.manifest, images, tmp_path, min_side=200)
-    raise_critical(list(findings.values()))
-    assert report(list(findings.values()))["warnings"] == 1
-    findings = judged(found.manifest, images, tmp_path, min_side=200, critical=["side"])
-    with pytest.raises(ValueError, match=r"'sides are at least 200 pixels', at 60 of 60, first: cat/000\.jpg, cat/001"):
-        raise_critical(list(findings.values()))
+    warned, failed = (
+        validate(found.manifest, NOTHING, images, None, Validate(min_side=200, critical=critical), tmp_path)
+        for critical in ([], ["side"])
+    )
+    warned.conclude()
+    assert capsys.readouterr().err.startswith("warning: side: 60 of 60 (cat/000.jpg, ")
+    assert warned.report()["warnings"] == failed.report()["critical_failures"] == 1
+    with pytest.raises(UserError, match=r"side: 60 of 60 \(cat/000\.jpg, .*params\.yaml"):
+        failed.conclude()
 
 
 def test_unreadable_files_are_the_ones_that_are_named(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
     """Not the good images beside them."""
     aside = pd.DataFrame({"path": ["cat/bad.jpg", "dog/bad.jpg"], "class": ["cat", "dog"], "reason": "empty"})
-    with pytest.raises(ValueError, match=r"at 2 of 62, first: cat/bad\.jpg, dog/bad\.jpg"):
-        raise_critical(list(judged(clean[0].manifest, clean[1], tmp_path, aside).values()))
+    finding = judged(clean[0].manifest, clean[1], tmp_path, aside)["readable"]
+    assert (finding.passed, finding.count, finding.of, finding.first) == (False, 2, 62, aside["path"].tolist())
 
 
 def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
     """With the first reason."""
-    for label in ("a", "b"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        (tmp_path / "images" / label / "1.jpg").write_text("x")
-    found = ingest(Ingest(source="image_folder", root=str(tmp_path / "images")), tmp_path / "images.npy")
-    with pytest.raises(ValueError, match=r"not one image could be read, first a/1\.jpg: it is not an image"):
-        validate(found.manifest, found.quarantine, read_images(tmp_path / "images.npy"), None, Validate(), tmp_path)
-
-
-def test_an_empty_cell_of_the_manifest_is_an_error(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Every column is full, or the manifest is broken."""
-    holed = clean[0].manifest.assign(format=clean[0].manifest["format"].where(clean[0].manifest.index > 0, None))
-    with pytest.raises(ValueError, match="the manifest has empty values in format"):
-        judged(holed, clean[1], tmp_path)
+    aside = pd.DataFrame({"path": ["a/1.jpg"], "class": ["a"], "reason": ["it is not an image"]})
+    with pytest.raises(UserError, match=r"a/1\.jpg: it is not an image"):
+        validate(NOTHING, aside, np.empty((0, 32, 32, 3), np.uint8), None, Validate(), tmp_path)
 
 
 def test_drift_from_the_accepted_data_is_a_warning_that_names_the_measure(
@@ -143,34 +140,34 @@ def test_drift_from_the_accepted_data_is_a_warning_that_names_the_measure(
     assert "drift" not in judged(found.manifest, images, tmp_path)  # nothing was accepted yet
 
 
-def test_accepting_needs_data_without_critical_failures(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
+def test_accepting_needs_data_that_were_validated_without_critical_failures(
+    clean: tuple[Ingested, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was validated last becomes the reference."""
-    artifacts, reference = tmp_path / "artifacts", tmp_path / "reference"
-    with pytest.raises(ValueError, match="run `dvc repro validate` first"):
-        accept(reference, artifacts)
-    for stage in ("ingest", "validate"):
-        (artifacts / stage).mkdir(parents=True)
-    clean[0].manifest.to_parquet(artifacts / "ingest" / "manifest.parquet")
-    for failed in (1, 0):
-        validation = {"critical_failures": failed, "manifest": sha256(artifacts / "ingest" / "manifest.parquet")}
-        (artifacts / "validate" / "validation.json").write_text(json.dumps(validation))
-        if failed:
-            with pytest.raises(ValueError, match="the data fail a critical expectation"):
-                accept(reference, artifacts)
-    accept(reference, artifacts)
-    assert json.loads((reference / "profile.json").read_text())["classes"] == {"cat": 30, "dog": 30}
-    clean[0].manifest.head(50).to_parquet(artifacts / "ingest" / "manifest.parquet")
-    with pytest.raises(ValueError, match=r"manifest\.parquet is newer than .*run `dvc repro validate` first"):
-        accept(reference, artifacts)
+    monkeypatch.chdir(tmp_path)
+    write_table(layout.MANIFEST, clean[0].manifest)
+    with pytest.raises(UserError, match="dvc repro validate"):
+        accept()
+    for failures in (1, 0):
+        write_json(layout.VALIDATION, {"critical_failures": failures, "manifest": sha256(layout.MANIFEST)})
+        if failures:
+            with pytest.raises(UserError, match=r"critical .*validation\.json"):
+                accept()
+    assert read_profile() is None
+    accept()
+    assert read_profile() == profile(clean[0].manifest)
+    write_table(layout.MANIFEST, clean[0].manifest.head(50))
+    with pytest.raises(UserError, match=r"manifest\.parquet.*dvc repro validate"):
+        accept()
 
 
-@pytest.mark.parametrize("content", ["{bad", "{}", '{"images": 3}', "[]"])
-def test_a_damaged_profile_is_named(tmp_path: Path, content: str) -> None:
+def test_a_damaged_profile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not taken for none."""
-    assert read_profile(tmp_path) is None
-    (tmp_path / "profile.json").write_text(content)
-    with pytest.raises(ValueError, match=r"profile\.json is damaged: restore it from git, or delete it"):
-        read_profile(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_json(PROFILE, {})
+    PROFILE.write_text("<<<<<<< HEAD")
+    with pytest.raises(UserError, match=r"profile\.json is damaged"):
+        read_profile()
 
 
 def test_classes_with_look_alike_names_are_a_warning(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:

@@ -34,13 +34,14 @@ def run(config: Params) -> list[str]:
     statistics = channel_statistics(dataset.images_NHWC, rows)
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, asked.balance, asked.seed)
     weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
-    write_json(layout.POLICY, {"policy": asdict(policy), **weighing})
+    knobs = asdict(policy)
+    write_json(layout.POLICY, {"policy": knobs, **weighing})
     write_json(layout.NORM_STATS, dict(zip(("mean", "std"), statistics, strict=True)))
     write_table(layout.SAMPLE_INDEX, balance.sample_index)
-    on = [name if value is True else f"{name} {value:g}" for name, value in asdict(policy).items() if value]
-    knobs = ", ".join(on) or "nothing is changed"
-    save(preview(dataset, policy, statistics, f"Policy {asked.policy}: {knobs}", asked.seed), layout.PREVIEW)
-    return [f"policy {asked.policy} ({knobs})", f"balance {asked.balance}"]
+    on = ", ".join(name if value is True else f"{name} {value:g}" for name, value in knobs.items() if value)
+    title = f"Policy {asked.policy}: {on or 'nothing is changed'}"
+    save(preview(dataset, policy, statistics, title, asked.seed), layout.PREVIEW)
+    return [title.lower(), f"balance {asked.balance}"]
 
 
 def channel_statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> Statistics:
