@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,11 @@ import pytest
 
 from pipeline import layout
 from pipeline.artifacts import Dataset, read_table, write_table
-from pipeline.augmentation.policy import resolve
-from pipeline.config import Params
+from pipeline.augmentation.policy import Policy
+from pipeline.config import Augment, Params
 from pipeline.stages.augment import VERSIONS, Statistics, channel_statistics, preview, run
 
-MIXED = {"mixup": 0.4, "cutmix": 1.0, "resized_crop": 0.5, "hue": 0.1, "erasing": 0.5}
+MIXED: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "resized_crop": 0.5, "hue": 0.1, "erasing": 0.5}
 SIMPLE: Statistics = ((0.5,) * 3, (0.5,) * 3)
 
 
@@ -31,7 +32,7 @@ def test_nothing_of_the_other_splits_gets_into_the_outputs(
 ) -> None:
     """With the validation and test images replaced by noise, every file is the same to the byte, the picture too."""
     monkeypatch.chdir(tmp_path)
-    asked = params.augment.model_copy(update={"overrides": MIXED})
+    asked = params.model_copy(update={"augment": Augment.model_validate({"policy": "digits", "overrides": MIXED})})
     train, others = dataset.rows("train"), np.concatenate([dataset.rows("val"), dataset.rows("test")])
     plain = np.array(dataset.images_NHWC)
     noisy, darker = plain.copy(), plain.copy()
@@ -42,7 +43,7 @@ def test_nothing_of_the_other_splits_gets_into_the_outputs(
         write_table(layout.SPLITS, dataset.splits)
         layout.IMAGES.parent.mkdir(exist_ok=True)
         np.save(layout.IMAGES, images_NHWC)
-        run(params.model_copy(update={"augment": asked}))
+        run(asked)
         return {file.name: file.read_bytes() for file in sorted(layout.POLICY.parent.iterdir())}
 
     files = written(plain)
@@ -54,12 +55,10 @@ def test_nothing_of_the_other_splits_gets_into_the_outputs(
     assert {name for name in files if changed[name] != files[name]} == {"norm_stats.json", "preview.png"}
 
 
-@pytest.mark.parametrize(("overrides", "mixes"), [({}, False), (MIXED, True)])
-def test_the_preview_shows_each_class_and_what_is_mixed_into_it(
-    dataset: Dataset, overrides: dict[str, bool | int | float], mixes: bool
-) -> None:
+@pytest.mark.parametrize(("policy", "mixes"), [(Policy(rotation=10), False), (Policy(**MIXED), True)])
+def test_the_preview_shows_each_class_and_what_is_mixed_into_it(dataset: Dataset, policy: Policy, mixes: bool) -> None:
     """One original and several versions a class, its name beside it; shares of other classes only where they mix."""
-    (axes,) = preview(dataset, resolve("digits", overrides), SIMPLE, "", 0).axes
+    (axes,) = preview(dataset, policy, SIMPLE, "", 0).axes
     assert len(axes.images) == 3 * (1 + VERSIONS)
     texts = [text.get_text() for text in axes.texts]
     assert {"digit-0", "digit-1", "digit-2", "original"} <= set(texts)
@@ -71,6 +70,6 @@ def test_a_preview_of_many_classes_is_cut_short(dataset: Dataset) -> None:
     names = tuple(f"class-{i:02d}" for i in range(40))
     labels = np.arange(len(dataset.labels)) % 40
     splits = dataset.splits.assign(split="train", **{"class": np.array(names)[labels]})
-    (axes,) = preview(Dataset(dataset.images_NHWC, labels, splits, names), resolve("light", {}), SIMPLE, "", 0).axes
+    (axes,) = preview(Dataset(dataset.images_NHWC, labels, splits, names), Policy(), SIMPLE, "", 0).axes
     assert len(axes.images) == 12 * (1 + VERSIONS)
     assert any("12 of 40" in text.get_text().replace("\n", " ") for text in axes.texts)

@@ -47,9 +47,9 @@ def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: Sequen
     """Whether each of the bounds holds, by its name. `docs` is the folder that Data Docs are written to."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
     site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
-    context.add_data_docs_site("docs", site | {"store_backend": store})
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
+    context.add_data_docs_site("docs", {**site, "store_backend": store})  # type: ignore[typeddict-item]
     verdicts: dict[str, bool] = {}
     for name, (table, bounds) in tables.items():
         suite = context.suites.add(gx.ExpectationSuite(name=name))

@@ -2,8 +2,8 @@
 
 What is alike (copies, near-duplicates, images of one patient or video) is one group. Every split should look like the
 whole: groups of all sizes have the same chance to come to a side, by a draw that depends on the seed and on the content
-alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are. No
-rule without a memory could do both: keep the old ones still and every share exact.
+alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are: no
+rule without a memory keeps both the old ones still and every share exact.
 """
 
 from __future__ import annotations
