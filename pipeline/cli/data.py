@@ -20,26 +20,23 @@ BAR, SHOWN = 40, 40  # characters of the longest bar, classes that are listed
 
 
 def data(
-    images: Annotated[
-        Path | None, typer.Argument(help="A folder, a CSV or an archive; else what params.yaml names.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Where to write the page with thumbnails of all findings.")] = None,
+    images: Annotated[Path | None, typer.Argument(help="Folder, CSV or archive; else what params.yaml names.")] = None,
+    page: Annotated[Path | None, typer.Option(help="A file for the page with thumbnails of all findings.")] = None,
 ) -> None:
     """Print what is in a data set: classes, counts, a histogram, and what is wrong with it, by the values of `init`."""
-    from pipeline.artifacts import read_images, unreadable
+    from pipeline.artifacts import read_images
     from pipeline.inspection import gallery
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
     preset, notes = (None, []) if images is None else own(images)
     values = load(Path("params.yaml")) if preset is None else check(preset.render(), str(images))
-    config = values.ingest
     with tempfile.TemporaryDirectory() as folder:
-        array = Path(folder) / "images.npy"
-        found = ingest(config, array)
+        array, docs = Path(folder) / "images.npy", Path(folder) / "docs"
+        found = ingest(values.ingest, array)
         pixels = read_images(array)
-        result = validate(found.manifest, found.quarantine, pixels, None, values.validate_, Path(folder) / "docs")
-        print(f"{config.source} {config.root}\n\n{overview(found.manifest, unreadable(found.quarantine))}\n")
+        result = validate(found.manifest, found.quarantine, pixels, None, values.validate_, docs)
+        print(f"{values.ingest.source} {values.ingest.root}\n\n{overview(found.manifest, found.quarantine)}\n")
         if page is not None:
             page.write_text(gallery.page(result, found.quarantine, pixels), encoding="utf-8")
             print(f"thumbnails of all findings: {page}")
@@ -50,13 +47,15 @@ def data(
 
 def overview(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> str:
     """Counts, sizes and formats, and a line with a bar for each class."""
+    from pipeline.artifacts import unreadable
+
     counts = manifest["class"].value_counts().sort_index()
-    splits = manifest["source_split"].replace("", "not split")
+    splits, aside = _counted(manifest["source_split"].replace("", "not split")), len(unreadable(quarantine))
     low, median, high = (
         " x ".join(f"{side:.0f}" for side in manifest[["width", "height"]].quantile(share)) for share in (0, 0.5, 1)
     )
     lines = [
-        f"{len(manifest):,} images of {len(counts)} classes ({_counted(splits)}), {len(quarantine):,} files set aside",
+        f"{len(manifest):,} images of {len(counts)} classes ({splits}), {aside:,} files set aside",
         f"formats: {_counted(manifest['format'])}; modes: {_counted(manifest['mode'])}",
         f"sizes: {low} to {high}, median {median}",
         "",

@@ -1,7 +1,4 @@
-"""Tables judged by Great Expectations: one suite a table, Data Docs (HTML) of all of them.
-
-Source of the terms: https://docs.greatexpectations.io (expectations, severity, Data Docs).
-"""
+"""Tables judged by Great Expectations: one suite a table, Data Docs (HTML) of all of them."""
 
 from __future__ import annotations
 

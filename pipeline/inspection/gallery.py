@@ -29,19 +29,14 @@ PAIRED = {
 
 def page(found: Validation, quarantine: pd.DataFrame, pixels_NHWC: np.ndarray) -> str:
     """The HTML. `pixels_NHWC` are the images of the manifest."""
-    sections, aside = [], unreadable(quarantine)
+    sections, aside, paths = [], unreadable(quarantine), found.images["path"]
     # Failed before passed, critical before warning
     for finding in sorted(found.findings, key=lambda finding: (finding.passed, finding.severity)):
         shown = _pairs(finding, found) if finding.check in PAIRED else _singles(finding, found.images)
-        figures = [
-            (caption, found.images["path"].iloc[rows].tolist(), [thumbnail(pixels_NHWC[row]) for row in rows])
-            for caption, rows in shown
-        ]
-        sections.append({"finding": finding, "names": [] if finding.rows else finding.first, "figures": figures})
+        figures = [(text, paths.iloc[rows], [thumbnail(pixels_NHWC[row]) for row in rows]) for text, rows in shown]
+        sections.append({"finding": finding, "figures": figures})
     named = aside.head(NAMED).to_dict("records")
-    return render(
-        "findings.html.j2", sections=sections, total=len(found.images), quarantine=named, quarantined=len(aside)
-    )
+    return render("findings.html.j2", sections=sections, total=len(paths), quarantine=named, quarantined=len(aside))
 
 
 def _singles(finding: Finding, images: pd.DataFrame) -> list[tuple[str, list[int]]]:
