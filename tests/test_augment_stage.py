@@ -66,7 +66,6 @@ def test_the_preview_shows_each_class_and_what_is_mixed_into_it(dataset: Dataset
 
 
 def test_a_preview_of_many_classes_is_cut_short(dataset: Dataset) -> None:
-    """The picture stays one that can be looked at, and says so."""
     names = tuple(f"class-{i:02d}" for i in range(40))
     labels = np.arange(len(dataset.labels)) % 40
     splits = dataset.splits.assign(split="train", **{"class": np.array(names)[labels]})

@@ -55,14 +55,12 @@ VERSIONS = {
 
 
 def test_versions_of_a_picture_are_found_and_other_pictures_are_not() -> None:
-    """60 pictures and five versions of five of them: five pairs."""
     images = pixels([*ORIGINALS, *VERSIONS.values()])
     pairs = near_pairs_of(images)
     assert pairs[["first", "second"]].to_numpy().tolist() == [[i, 60 + i] for i in range(5)]
 
 
 def test_flat_pictures_resemble_nothing() -> None:
-    """Two plain walls of different colours are two pictures."""
     flat = pixels([Image.new("RGB", (SIDE, SIDE), (level, 50, 50)) for level in range(0, 250, 10)])
     assert near_pairs_of(flat).empty
 
@@ -89,7 +87,6 @@ def test_candidates_do_not_pile_up() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32), st.integers(50, 2000), st.integers(20, 300))
 def test_all_pairs_are_found_in_blocks_of_any_size(seed: int, compared: int, looked_at: int) -> None:
-    """As comparing each with each does."""
     draw = np.random.default_rng(seed)
     images = draw.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)[draw.integers(0, 40, 70)]
     images = np.clip(images + draw.integers(-25, 25, images.shape), 0, 255).astype(np.uint8)
@@ -145,7 +142,6 @@ def test_another_draw_of_the_same_kind_is_no_drift(count: int) -> None:
 
 
 def test_darker_images_and_another_mix_of_classes_are_drift() -> None:
-    """The measure that moved is named, and no other."""
     shifts = drift(profile(drawn(2000, 0)), drawn(500, 1, brightness=-0.2))
     assert [name for name, psi in shifts.items() if psi > 0.25] == ["brightness"]
     now = drawn(2000, 1)

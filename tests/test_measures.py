@@ -15,7 +15,6 @@ PHOTOS = np.stack([np.asarray(photo(seed, side=48)) for seed in range(5)])
 
 
 def test_means_deviations_and_colourfulness_are_those_of_numpy() -> None:
-    """Each column against its textbook formula."""
     found = measure(PHOTOS)
     for i, image in enumerate(PHOTOS.astype(np.float64)):
         luma = image @ LUMA
@@ -28,7 +27,6 @@ def test_means_deviations_and_colourfulness_are_those_of_numpy() -> None:
 
 
 def test_sharpness_is_the_variance_of_the_laplacian_and_falls_with_blur() -> None:
-    """As computed by scipy; a blurred picture has less."""
     found = measure(PHOTOS)["sharpness"]
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
     edges = convolve(PHOTOS[0] @ LUMA.astype(np.float64), kernel)[1:-1, 1:-1]

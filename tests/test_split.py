@@ -55,7 +55,6 @@ def joined(*tables: pd.DataFrame) -> pd.DataFrame:
 @given(COUNTS, SHARES, st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
 def test_every_class_has_its_shares_within_one_image(counts: list[int], shares: tuple[float, float], seed: int) -> None:
-    """Whatever the counts; and every class stands on every side."""
     validation, test = shares
     table = split(manifest_of(counts), NO_PAIRS, None, Split(validation=validation, test=test, seed=seed))
     found = pd.crosstab(table["class"], table["split"])
@@ -69,7 +68,6 @@ def test_every_class_has_its_shares_within_one_image(counts: list[int], shares: 
 @given(COUNTS, st.data())
 @settings(deadline=None, max_examples=60)
 def test_groups_are_never_cut(counts: list[int], data: st.DataObject) -> None:
-    """Near-duplicates, copies and patients: nothing that is tied together stands on two sides."""
     manifest = manifest_of([count + 30 for count in counts])
     rows = st.integers(0, len(manifest) - 1)
     ties = data.draw(st.lists(st.tuples(rows, rows).filter(lambda tie: tie[0] != tie[1]), min_size=1, max_size=25))
@@ -126,14 +124,12 @@ def test_each_split_looks_like_the_whole(sizes: list[list[int]], shares: tuple[f
 @given(st.lists(st.lists(st.integers(1, 40), min_size=3, max_size=8), min_size=1, max_size=4), st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
 def test_every_class_is_on_every_side_however_large_its_groups(sizes: list[list[int]], seed: int) -> None:
-    """Three patients make three sides, whatever the shares."""
     table = split(*of_groups(sizes), None, Split(seed=seed))
     assert (pd.crosstab(table["class"], table["split"]) > 0).all(axis=None)
     assert set(table["split"]) == set(SPLITS)
 
 
 def test_patients_with_images_of_all_classes_are_dealt_fairly() -> None:
-    """Each patient has some images of each of eight classes, and nothing is single."""
     draw = np.random.default_rng(0)
     counts = draw.poisson(3, (8, 150))
     patients = [f"p{patient}" for of_class in counts for patient in np.repeat(np.arange(150), of_class)]
@@ -168,7 +164,6 @@ def test_growth_moves_no_old_image(counts: list[int], more: list[int], data: st.
 @given(st.lists(st.integers(12, 60), min_size=2, max_size=4), st.integers(2, 10))
 @settings(deadline=None, max_examples=40)
 def test_folds_are_stratified_and_disjoint(counts: list[int], folds: int) -> None:
-    """Each image validates in exactly one fold; the test split is the same in all of them."""
     tables = [
         split(manifest_of(counts), NO_PAIRS, None, Split(test=0.1, folds=folds, fold=fold)) for fold in range(folds)
     ]
@@ -181,7 +176,6 @@ def test_folds_are_stratified_and_disjoint(counts: list[int], folds: int) -> Non
 
 
 def test_neither_order_nor_names_matter_but_the_seed_does() -> None:
-    """Shuffled or renamed files stay where they were, groups of all sizes too."""
     manifest, config = manifest_of([80, 80]), Split(validation=0.1, test=0.2)
     manifest["group"] = [f"p{i % 80 // 5}" if i % 80 < 40 and i % 9 else "" for i in range(160)]
     table = split(manifest, NO_PAIRS, None, config)
@@ -225,7 +219,6 @@ def test_an_earlier_split_counts_as_long_as_the_rules_are_the_same(tmp_path: Pat
 
 
 def test_the_sources_own_test_split_is_kept_unless_told() -> None:
-    """`keep_source_splits` decides; the validation split is cut from the rest."""
     manifest = manifest_of([40, 40, 40])
     own = manifest.assign(source_split=["test" if i % 4 == 0 else "train" for i in range(120)])
     kept = split(own, NO_PAIRS, None, Split(validation=0.1, test=0.2))
@@ -249,7 +242,6 @@ def test_twins_of_small_classes_come_to_every_split(singles: int, pairs_each: in
 
 
 def test_folds_of_large_groups_are_as_even_as_these_allow() -> None:
-    """30 patients of 20 images: no fold has two patients of a class more than another."""
     manifest = manifest_of([300, 300]).assign(group=[f"p{i // 20}" for i in range(600)])
     sizes = split(manifest, NO_PAIRS, None, Split(folds=5))["fold"].value_counts().drop(-1)
     assert len(sizes) == 5 and sizes.max() - sizes.min() <= 40
@@ -300,7 +292,6 @@ def test_old_images_of_several_sides_that_are_one_group_now_do_not_leak(folds: i
 
 
 def test_a_pattern_on_the_path_makes_groups() -> None:
-    """Frames of one video; a pattern that fits nothing is named."""
     manifest = manifest_of([60, 60])
     manifest["path"] = [f"class-{i // 60}/video{i % 60 // 3:02d}_{i % 3}.png" for i in range(120)]
     table = split(manifest, NO_PAIRS, None, Split(validation=0.1, test=0.2, group_pattern=r"(class-\d/video\d+)_"))
@@ -310,18 +301,14 @@ def test_a_pattern_on_the_path_makes_groups() -> None:
         split(manifest, NO_PAIRS, None, Split(group_pattern="(clip)"))
 
 
-def test_a_class_without_training_images_is_named() -> None:
-    """All readable images of a class may stand in the source's test split."""
-    manifest = manifest_of([20, 20])
-    own = manifest.assign(source_split=np.where(manifest["class"] == "class-1", "test", "train"))
-    with pytest.raises(UserError, match=r"'class-1' .* train"):
-        split(own, NO_PAIRS, None, Split(validation=0.1, test=0.2))
-
-
-def test_a_class_too_small_to_split_is_named() -> None:
-    """Two images cannot be in three splits, nor can fifty of one patient."""
-    with pytest.raises(UserError, match="'class-1' has 2 "):
-        split(manifest_of([40, 2]), NO_PAIRS, None, Split())
-    one_patient = joined(manifest_of([40, 0]), manifest_of([0, 50], group="p"))
-    with pytest.raises(UserError, match="'class-1' has 1 "):
-        split(one_patient, NO_PAIRS, None, Split())
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (manifest_of([40, 2]), "has 2 "),
+        (joined(manifest_of([40, 0]), manifest_of([0, 50], group="p")), "has 1 "),
+        (joined(manifest_of([20, 0]), manifest_of([0, 20]).assign(source_split="test")), ".* train"),
+    ],
+)
+def test_a_class_without_enough_images_is_named(manifest: pd.DataFrame, said: str) -> None:
+    with pytest.raises(UserError, match=f"'class-1' {said}"):
+        split(manifest, NO_PAIRS, None, Split())

@@ -44,7 +44,6 @@ def judged(
 
 
 def test_good_data_pass_and_leave_data_docs(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Every check passes, that of drift too; the HTML of both suites is there."""
     manifest, images = clean[0].manifest, clean[1]
     findings = judged(manifest, images, tmp_path, accepted=manifest)
     assert "drift" in findings and all(finding.passed and not finding.count for finding in findings.values())
@@ -92,7 +91,6 @@ def test_a_fault_of_the_data_set_is_named(clean: tuple[Ingested, np.ndarray], tm
 def test_many_copies_of_one_file_make_no_outliers_of_the_others(
     clean: tuple[Ingested, np.ndarray], tmp_path: Path
 ) -> None:
-    """The median is that of distinct images."""
     rows = np.array([0] * 100 + list(range(60)))
     findings = judged(clean[0].manifest.iloc[rows], clean[1][rows], tmp_path)
     assert findings["sharpness_outlier"].count == findings["brightness_outlier"].count == 0
@@ -101,7 +99,6 @@ def test_many_copies_of_one_file_make_no_outliers_of_the_others(
 def test_what_is_critical_stands_in_the_parameters(
     clean: tuple[Ingested, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A warning passes, a critical failure stops with check, count and paths."""
     found, images = clean
     critical_or_not: list[list[CheckName]] = [[], ["side"]]
     warned, failed = (
@@ -116,7 +113,6 @@ def test_what_is_critical_stands_in_the_parameters(
 
 
 def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
-    """With the first reason."""
     aside = pd.DataFrame({"path": ["a/1.jpg"], "class": ["a"], "reason": ["it is not an image"]})
     with pytest.raises(UserError, match=r"a/1\.jpg: it is not an image"):
         validate(NOTHING, aside, np.empty((0, 32, 32, 3), np.uint8), None, Validate(), tmp_path)
@@ -125,7 +121,6 @@ def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
 def test_accepting_needs_data_that_were_validated_without_critical_failures(
     clean: tuple[Ingested, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was validated last becomes the reference."""
     monkeypatch.chdir(tmp_path)
     write_table(layout.MANIFEST, clean[0].manifest)
     with pytest.raises(UserError, match="dvc repro validate"):
@@ -144,7 +139,6 @@ def test_accepting_needs_data_that_were_validated_without_critical_failures(
 
 
 def test_a_damaged_profile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not taken for none."""
     monkeypatch.chdir(tmp_path)
     write_json(PROFILE, {})
     PROFILE.write_text("<<<<<<< HEAD")
