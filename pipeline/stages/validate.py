@@ -75,18 +75,11 @@ def dataset_checks(
     missing = [f"{name} (no image)" for name in sorted(known - there)]
     unknown = [f"{name} (not expected)" for name in sorted(there - known)]
     most = config.max_quarantined
+    readable = f"at most {most:.1%} of the files are unreadable"
     checks = [
         (Bounds("known_classes", classes, maximum=0), missing + unknown, len(known | there)),
-        (
-            Bounds("class_names", "no two classes have names that look the same", maximum=0),
-            _confusable(there),
-            len(there),
-        ),
-        (
-            Bounds("readable", f"at most {most:.1%} of the files are unreadable", maximum=most),
-            aside,
-            len(manifest) + len(aside),
-        ),
+        (Bounds("class_names", "no two classes look the same by name", maximum=0), _confusable(there), len(there)),
+        (Bounds("readable", readable, maximum=most), aside, len(manifest) + len(aside)),
     ]
     if accepted:
         says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
