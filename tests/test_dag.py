@@ -205,7 +205,7 @@ def test_no_name_reaches_a_shell_unchecked(
         checkpoint = project.root / "artifacts" / "train" / name / "checkpoint.safetensors"
         checkpoint.parent.mkdir()
         checkpoint.touch()
-    assert f"error: params.yaml: {section}: " in project.run(["dvc", *command], code=255)
+    assert f"error: params.yaml: {section}." in project.run(["dvc", *command], code=255)
     assert not (project.root / "owned").exists()
 
 

@@ -10,7 +10,8 @@ import typer
 
 from pipeline import layout
 from pipeline.cli.init import own
-from pipeline.config import check, load
+from pipeline.cli.table import table
+from pipeline.config import load
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def data(
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
-    preset, notes = (None, []) if images is None else own(images)
-    values = load(Path("params.yaml")) if preset is None else check(preset.render(), str(images))
+    values, notes = (load(Path("params.yaml")), []) if images is None else own(images)
     with tempfile.TemporaryDirectory() as folder:
         array, docs = Path(folder) / "images.npy", Path(folder) / "docs"
         found = ingest(values.ingest, array)
@@ -60,9 +60,9 @@ def overview(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> str:
         f"sizes: {low} to {high}, median {median}",
         "",
     ]
-    width = max(len(name) for name in counts.index[:SHOWN])
-    for name, count in counts.head(SHOWN).items():
-        lines.append(f"{name:{width}}  {count:8,}  {'█' * max(1, round(BAR * count / counts.max()))}")
+    bars = "█" * BAR
+    shown = counts.head(SHOWN).items()
+    lines += [table([(name, f"{n:,}", bars[: max(1, round(BAR * n / counts.max()))]) for name, n in shown], right={1})]
     if len(counts) > SHOWN:
         lines.append(f"... and {len(counts) - SHOWN:,} more classes, {counts.iloc[SHOWN:].sum():,} images")
     return "\n".join(lines)

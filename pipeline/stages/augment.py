@@ -6,8 +6,6 @@ stored augmented copies were measured to do harm.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -28,13 +26,13 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard de
 
 def run(config: Params) -> list[str]:
     """All that is written is of the training split alone."""
-    asked, dataset = config.augment, read_dataset(layout.IMAGES, layout.SPLITS)
+    asked, dataset = config.augment, read_dataset()
     rows = dataset.rows("train")
     policy = resolve(asked.policy, asked.overrides)
     statistics = channel_statistics(dataset.images_NHWC, rows)
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, asked.balance, asked.seed)
     weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
-    knobs = asdict(policy)
+    knobs = dict(policy)
     write_json(layout.POLICY, {"policy": knobs, **weighing})
     write_json(layout.NORM_STATS, dict(zip(("mean", "std"), statistics, strict=True)))
     write_table(layout.SAMPLE_INDEX, balance.sample_index)
