@@ -62,7 +62,9 @@ def overview(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> str:
     ]
     bars = "█" * BAR
     shown = counts.head(SHOWN).items()
-    lines += [table([(name, f"{n:,}", bars[: max(1, round(BAR * n / counts.max()))]) for name, n in shown], right={1})]
+    lines += [
+        table([(str(name), f"{n:,}", bars[: max(1, round(BAR * n / counts.max()))]) for name, n in shown], right={1})
+    ]
     if len(counts) > SHOWN:
         lines.append(f"... and {len(counts) - SHOWN:,} more classes, {counts.iloc[SHOWN:].sum():,} images")
     return "\n".join(lines)
