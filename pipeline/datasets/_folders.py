@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -14,8 +13,8 @@ LITTER = {
     *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db:encryptable", "zbthumbnail.info", "network trash folder", "temporary items", "__pycache__"),
 }
-# Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos, shortcuts, halves
-# of downloads, coordinates of maps, code and networks
+# Files that stand beside images and are none: labels, notes, edits, arrays, films of live photos, shortcuts, halves of
+# downloads, coordinates of maps, code and networks
 SIDECARS = {
     *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
     *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
@@ -39,17 +38,12 @@ def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
     if name[0] == ".":
         return "._*" if name.startswith("._") else "hidden"
     kind = name[max(0, name.rfind(".")) :]
-    return kind if kind in SIDECARS and not is_folder(Path(path)) else ""
+    return kind if kind in SIDECARS and not is_folder(path) else ""
 
 
-def listing(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; litter aside. Raises UserError if it cannot be read."""
-    return [folder / entry.name for entry in _scan(folder) if not kind_of_litter(entry)]
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """All that it holds, and what the operating system says of each for nothing: asking for 60,000 files takes a
-    second."""
+def listing(folder: Path) -> list[os.DirEntry[str]]:
+    """All that it holds, sorted, with what the operating system says of each for nothing: asking for 60,000 files takes
+    a second."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -57,22 +51,14 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def litter(folder: Path) -> list[Path]:
-    """What `listing` leaves out."""
-    return [folder / entry.name for entry in _scan(folder) if kind_of_litter(entry)]
-
-
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, linked ones too."""
-    return [path for path in listing(folder) if is_folder(path)]
+    """The folders in a folder, linked ones too; litter aside."""
+    return [folder / entry.name for entry in listing(folder) if is_folder(entry) and not kind_of_litter(entry)]
 
 
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder or a link to one; what cannot be asked is left to who opens it, who is told why."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:
-        return False
+def is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; of what cannot be asked, who opens it is told why."""
+    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where permissions are missing
 
 
 def identity(folder: Path) -> Identity:
@@ -103,28 +89,23 @@ def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
             continue
         entered.add(me)
         above = above | lineage(here)
-        for entry in _scan(here):
-            path = here / entry.name
+        for entry in listing(here):
+            path, regular = here / entry.name, entry.is_file(follow_symlinks=False)
             if kind_of_litter(entry):
                 found.append((path, PASSED_OVER))
-            elif entry.is_file(follow_symlinks=False):
-                found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
-            elif not is_folder(path):
-                found.append((path, fault(path)))
-            else:
+            elif not regular and is_folder(entry):
                 (links if entry.is_symlink() else real).append((path, above))
+            else:
+                found.append((path, fault(path, regular)))
     return found
 
 
-def fault(file: Path) -> str:
-    """Why a file must not be opened or cannot be named, or ""."""
+def fault(file: Path, regular: bool = False) -> str:
+    """Why a file must not be opened or cannot be named, or ""; of a missing one, who reads it is told why."""
     if printable(file.name) != file.name:
         return NOT_TEXT
-    try:
-        regular = stat.S_ISREG(file.stat().st_mode)
-    except OSError:
-        return ""  # a missing file, a link to nothing: who reads it is told why
-    return "" if regular else NOT_REGULAR
+    # Path's own methods raise where a name is too long or permissions are missing
+    return "" if regular or os.path.isfile(file) or not os.path.exists(file) else NOT_REGULAR  # noqa: PTH110, PTH113
 
 
 def printable(name: str) -> str:

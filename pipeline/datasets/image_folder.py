@@ -15,37 +15,19 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets import Entry, Found
-from pipeline.datasets._folders import (
-    LOOP,
-    NOT_TEXT,
-    PASSED_OVER,
-    Identity,
-    files,
-    identity,
-    is_folder,
-    kind_of_litter,
-    lineage,
-    listing,
-    litter,
-    printable,
-    subfolders,
-)
+from pipeline.datasets import _folders as folders
+from pipeline.datasets._folders import LOOP, NOT_TEXT, PASSED_OVER, Identity, is_folder, lineage, printable, subfolders
 from pipeline.errors import UserError
 
-SPLITS = {
-    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
-}
+SPLITS = dict.fromkeys(("train", "training"), "train")
+SPLITS |= {**dict.fromkeys(("val", "valid", "validation"), "val"), **dict.fromkeys(("test", "testing"), "test")}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
 LISTED = 10  # names that are written out
 # Words of folders that hold a part of a data set, whatever the classes are; the first tell of what is drawn over images
-DRAWN = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"),
-    *("ground", "truth"),
-}
-PARTS = DRAWN | {
-    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"),
-}
+DRAWN = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"}
+DRAWN |= {"ground", "truth"}
+PARTS = {"image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"}
+PARTS |= DRAWN
 IN_DISGUISE = re.compile("|".join(sorted({*SPLITS, "eval", "evaluation", "dev", "holdout"}, key=len, reverse=True)))
 GLUED = PARTS | {"", "x", "y"}  # what may be left of a word that tells of a split: trainset, trainval, xtrain
 
@@ -54,9 +36,9 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     everything = _everything(root)
     entries = [entry for entry in everything if entry.fault != PASSED_OVER]
     notes = _judge_names(root, entries)
-    kinds = Counter(kind_of_litter(root / entry.path) for entry in everything if entry.fault == PASSED_OVER)
-    passed_over = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    return Found(entries, notes + ([f"passed over: {passed_over}"] if kinds else []))
+    if kinds := Counter(folders.kind_of_litter(root / one.path) for one in everything if one.fault == PASSED_OVER):
+        notes.append("passed over: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
+    return Found(entries, notes)
 
 
 def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
@@ -86,14 +68,13 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
         said = f"{root}: the classes have the sub-folders {_listed(shared)}; {drawn} would be learned as images, too"
         raise UserError(f"{said}: move {drawn} out of {root}, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
-    classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
-    if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
-        said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
-        raise UserError(f"{said}, use {root / deepest} alone")
+    classes, places = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     below = _listed(set().union(*inside.values()))
     if len(classes) == 1 and below:
-        said = f"{root}: all images lie in folders called {_listed(classes)}, whose sub-folders are {below}"
-        raise UserError(f"{said}: if those are the classes, move them up, to train/CLASS/, ...")
+        deepest = os.path.commonpath(places) if len(places) > 1 else ""
+        fix = f"use {root / deepest} alone" if deepest else "move them up, to train/CLASS/, ..."
+        said = f"{root}: all images lie in {deepest or _listed(classes)}, which leads to {below}"
+        raise UserError(f"{said}: if its sub-folders are the classes, {fix}")
     notes = []
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
@@ -129,75 +110,71 @@ def _listed(names: Iterable[str]) -> str:
 def _everything(root: Path) -> list[Entry]:
     if not is_folder(root):
         raise UserError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
-    folders = subfolders(root)
-    if not folders:
-        raise UserError(_no_classes(root))
-    above = lineage(root)
-    layout = {folder: holds_split(folder, above) for folder in folders}
+    parts, above = subfolders(root), lineage(root)
+    if not parts:
+        raise UserError(
+            f"{root} holds no sub-folder: put the images of each class into a folder of its own, {root}/CLASS/"
+        )
+    layout = {part: _holds_split(part, above) for part in parts}
     if "train" not in layout.values():
         if all(layout.values()):
-            raise UserError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
+            raise UserError(f"{root} has {', '.join(part.name for part in parts)} but no train/: add it")
         return _classes(root, root, "", above)
     for split in set(SPLITS.values()):
-        if len(names := [folder.name for folder in folders if layout[folder] == split]) > 1:
+        if len(names := [part.name for part in parts if layout[part] == split]) > 1:
             raise UserError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
-    entries = _loose(root, root, "")
-    for folder in folders:
-        if identity(folder) in above:
-            entries.append(_entry(root, folder, folder, "", LOOP))
-        elif not _split(folder):
-            raise UserError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
-        elif not layout[folder]:
-            raise UserError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
+    entries = _beside(root, root, "")
+    for part in parts:
+        if folders.identity(part) in above:
+            entries.append(_entry(root, part, part.name, "", LOOP))
+        elif not layout[part]:
+            raise UserError(
+                f"{part} stands beside train/ and is neither val nor test with class folders: move it away or rename "
+                f"it, or move its images into {part.name}/CLASS/"
+            )
         else:
-            entries += _classes(root, folder, _split(folder), above | lineage(folder))
+            entries += _classes(root, part, layout[part], above | lineage(part))
     return entries
 
 
-def holds_split(folder: Path, above: frozenset[Identity]) -> str:
-    """The split whose class folders a folder holds, or "": `train` without folders in it is a class of locomotives."""
-    split = _split(folder)
-    return split if split and identity(folder) not in above and subfolders(folder) else ""
-
-
-def _split(folder: Path) -> str:
+def split_of(folder: Path) -> str:
     return SPLITS.get(folder.name.lower(), "")
 
 
+def _holds_split(folder: Path, above: frozenset[Identity]) -> str:
+    """The split whose class folders it holds, or "": `train` without folders in it is a class of locomotives."""
+    return split_of(folder) if split_of(folder) and folders.identity(folder) not in above and subfolders(folder) else ""
+
+
 def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
-    entries = []
-    for label in listing(folder):
-        if is_folder(label):
-            entries += _class(root, label, split, above)
-        elif label.is_symlink() and not label.exists():  # perhaps a class: not passed over in silence
-            entries.append(_entry(root, label, label, split, "a link to nothing that is there"))
-    return entries + _loose(root, folder, split)
-
-
-def _loose(root: Path, folder: Path, split: str) -> list[Entry]:
-    """What stands beside the class folders: images, whose class nobody knows, and litter."""
-    images = [path for path in listing(folder) if path.suffix.lower() in IMAGES and path.is_file()]
-    found = [_entry(root, path, path, split, "it lies in no class folder") for path in images]
-    found += [_entry(root, path, path, split, PASSED_OVER) for path in litter(folder)]
-    return [replace(entry, label="") for entry in found]
-
-
-def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
-    if printable(label.name) != label.name:
-        return [_entry(root, label, label, split, NOT_TEXT)]
-    entries = [_entry(root, file, label, split, fault) for file, fault in files(label, above)]
-    if all(entry.fault == PASSED_OVER for entry in entries):
-        empty = _entry(root, label, label, split, "the class folder holds no image")
-        entries.append(replace(empty, path=f"{empty.path}/"))
+    """What lies in the class folders of a folder, and beside them."""
+    entries = _beside(root, folder, split)
+    for label in subfolders(folder):
+        if printable(label.name) != label.name:
+            entries.append(_entry(root, label, label.name, split, NOT_TEXT))
+            continue
+        inside = [_entry(root, file, label.name, split, fault) for file, fault in folders.files(label, above)]
+        if all(entry.fault == PASSED_OVER for entry in inside):
+            empty = _entry(root, label, label.name, split, "the class folder holds no image")
+            inside.append(replace(empty, path=f"{empty.path}/"))
+        entries += inside
     return entries
 
 
-def _entry(root: Path, file: Path, label: Path, split: str, fault: str) -> Entry:
+def _beside(root: Path, folder: Path, split: str) -> list[Entry]:
+    """What stands beside class folders: images, whose class nobody knows, litter, and links to what may be a class."""
+    found = []
+    for entry in folders.listing(folder):
+        path = folder / entry.name
+        if folders.kind_of_litter(entry):
+            found.append(_entry(root, path, "", split, PASSED_OVER))
+        elif entry.is_symlink() and not path.exists():
+            found.append(_entry(root, path, path.name, split, "a link to nothing that is there"))
+        elif path.suffix.lower() in IMAGES and path.is_file():
+            found.append(_entry(root, path, "", split, "it lies in no class folder"))
+    return found
+
+
+def _entry(root: Path, file: Path, label: str, split: str, fault: str) -> Entry:
     path = file.as_posix().removeprefix(root.as_posix()).lstrip("/")  # relative_to takes ten times as long
-    return Entry(printable(path), printable(label.name), split, file, fault=fault)
-
-
-def _no_classes(root: Path) -> str:
-    if any(path.suffix.lower() in IMAGES for path in listing(root)):
-        return f"{root} holds images but no class folders: put them into one folder per class, {root}/CLASS/"
-    return f"{root} holds no sub-folder: put the images of each class into a folder named after it"
+    return Entry(printable(path), printable(label), split, file, fault=fault)
