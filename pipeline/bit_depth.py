@@ -15,9 +15,9 @@ from pipeline.preprocessing import UnreadableImage
 
 WIDEST = 65535
 BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
-# What may be white in each type of values: all that fits, and 1 in floats
-WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST), "int32": (*BITS, WIDEST)}
-WHITES["float32"] = (1, *BITS, WIDEST)
+# What may be white in each type of values
+WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}
+WHITES |= {"int32": (*BITS, WIDEST), "float32": (1, *BITS, WIDEST)}
 OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is clipped and no other scale
 # While the white of a data set is looked for, nothing is too bright
 UNDECIDED = dict.fromkeys(WHITES, WIDEST)
@@ -26,12 +26,15 @@ USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
 # How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)
-# TIFF of floats that Pillow has no mode for, with the mode that holds the bytes
-for order, end in ((II, ""), (MM, "B")):
-    OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
-    OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
-    for bits in (16, 32, 64):  # whose colours are read here
-        OPEN_INFO[order, 2, FLOATS, 1, (bits, bits, bits), ()] = "F", "F;32F"
+
+
+def register_floats() -> None:
+    """Let Pillow open TIFF files of floats that it has no mode for, in the mode that holds their bytes."""
+    for order, end in ((II, ""), (MM, "B")):
+        OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
+        OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
+        for bits in (16, 32, 64):  # whose colours are read here
+            OPEN_INFO[order, 2, FLOATS, 1, (bits, bits, bits), ()] = "F", "F;32F"
 
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
@@ -83,23 +86,19 @@ def eight_bits(
     Raises UnreadableImage where nobody can say what is white.
     """
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise UnreadableImage("it has values that are not finite numbers")
-    if low < 0 or high > WIDEST:
+    low, high, reached = float(values.min()), float(values.max()), _reached(values)
+    if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
         raise UnreadableImage(f"its values run from {low:g} to {high:g}: bring them to 0-1, 0-255 or 0-65535")
-    white, peak, reached = _declared(image), None, _reached(values)
-    if white is None:
-        white = known.get(kind, USUAL.get(kind))
-        noted = [float(np.max(tags[tag])) for tag in (Base.MaxSampleValue, Base.SMaxSampleValue) if tag in tags]
-        peak = kind, max(reached, *(value for value in noted if value <= WHITES[kind][-1]), 0.0)
+    white, peak = known.get(kind, USUAL.get(kind)), (kind, reached)
+    if image.format == "PPM" and image.mode == "I":
+        white, peak = WIDEST, None  # Pillow brings its maxval to that
+    elif tags.get(Base.BitsPerSample) == (12,):
+        white, peak = 4095, None
     if white is None:
         raise UnreadableImage("nobody can say which of its 32-bit values is white: convert it to 8 bits")
     if reached > OVERSHOOT * _most(white):
         raise UnreadableImage(f"its values reach {reached:g}, where white is {white:,}: bring them to that scale")
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)
-    if values.ndim == 3 and (alpha := values[..., 3:]).size and alpha.max() > white:
-        scaled[..., 3:] = alpha // 257  # only the colours have fewer bits than there is room for
     if tags.get(Base.PhotometricInterpretation) == 0:  # white is zero: Pillow turns it round in 8 bits only
         scaled = 255 - scaled
     return Image.fromarray(scaled.astype(np.uint8)), peak
@@ -143,10 +142,3 @@ def _reached(values: np.ndarray) -> float:
     pixels = (values[..., :3].max(axis=2) if values.ndim == 3 else values).ravel()
     place = max(0, len(pixels) - 1 - max(1, len(pixels) // 1000))
     return float(np.partition(pixels, place)[place])
-
-
-def _declared(image: Image.Image) -> int | None:
-    """The white that the format or the file itself states."""
-    if image.format == "PPM" and image.mode == "I":
-        return WIDEST  # Pillow brings its maxval to that
-    return 4095 if getattr(image, "tag_v2", {}).get(Base.BitsPerSample) == (12,) else None

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from pipeline.bit_depth import eight_bits, values_of
+from pipeline.bit_depth import eight_bits, register_floats, values_of
 from pipeline.errors import UserError
 from pipeline.jpeg import repaired
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
@@ -40,10 +41,10 @@ MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not eve
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as it was found: upright, uint8 RGB [height, width, 3]; a far too large JPEG is decoded at a fraction of
-    its size, never under twice the target. `width` and `height` are those of the upright file, `mode` is Pillow's.
-    `note` says what is wrong with a file that can be read all the same. `peak`: type of values and the brightest of
-    them, where they have more than 8 bits and the file does not say which is white."""
+    """An upright image, uint8 RGB [height, width, 3]; a far too large JPEG at a fraction of its size, never under twice
+    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note` says what is wrong with a
+    file that can be read all the same. `peak`: type and brightest of the values, where they have more than 8 bits and
+    the file does not say which is white."""
 
     pixels_HWC: np.ndarray
     width: int
@@ -68,6 +69,13 @@ def _reasons() -> Iterator[None]:
     # Pillow was seen to raise OSError, SyntaxError, ValueError, EOFError, TypeError and struct.error on broken files
     except Exception as error:
         raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
+
+
+@cache
+def _know_more_formats() -> None:
+    """Extends Pillow, for the whole process."""
+    pillow_heif.register_heif_opener()
+    register_floats()
 
 
 @_reasons()
@@ -124,7 +132,7 @@ def _strict_warnings() -> Iterator[None]:
 
 @_strict_warnings()
 def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    pillow_heif.register_heif_opener()
+    _know_more_formats()
     if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
@@ -167,12 +175,9 @@ def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (*background, 255))
-        return Image.alpha_composite(canvas, layer).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer)
     return image.convert("RGB")
 
 
@@ -197,7 +202,7 @@ def content_of(path: Path) -> bytes:
 @_strict_warnings()
 def _expect_image(start: bytes) -> None:
     """Raises UnreadableImage if no format that Pillow knows starts like this."""
-    pillow_heif.register_heif_opener()
+    _know_more_formats()
     Image.init()
     if not any(accept and accept(start[:16]) for _, accept in Image.OPEN.values()):
         Image.open(BytesIO(start))  # a few formats, such as TGA, have no mark at their start

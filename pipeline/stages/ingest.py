@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.artifacts import ImageArrayWriter
+from pipeline import layout
+from pipeline.artifacts import ImageArrayWriter, unreadable, write_json, write_table
 from pipeline.bit_depth import UNDECIDED, WIDEST, whites
-from pipeline.config import Ingest
+from pipeline.config import Ingest, Params
 from pipeline.datasets import Entry, find
 from pipeline.decoding import Block, decode
+from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
 BLOCK = 256  # images that travel between processes at once, at most
@@ -41,6 +43,26 @@ class Ingested:
     preprocessing: Preprocessing
 
 
+def run(config: Params) -> list[str]:
+    found = ingest(config.ingest, layout.IMAGES)
+    write_table(layout.MANIFEST, found.manifest)
+    write_table(layout.QUARANTINE, found.quarantine)
+    write_json(layout.PREPROCESSING, found.preprocessing.record())
+    for note in found.notes:
+        print(f"note: {note}")
+    images, aside = len(found.manifest), unreadable(found.quarantine)
+    if len(aside):
+        first = aside.iloc[0]
+        said = (
+            f"{len(aside):,} of {len(aside) + images:,} files cannot be used, first "
+            f"{Path(config.ingest.root) / first['path']}: {first['reason']} (all of them: {layout.QUARANTINE})"
+        )
+        if config.ingest.strict:
+            raise UserError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
+        print(f"warning: {said}", file=sys.stderr)
+    return [f"{images:,} images", f"{found.manifest['class'].nunique()} classes", f"{len(aside):,} set aside"]
+
+
 def preprocessing_of(config: Ingest) -> Preprocessing:
     red, green, blue = config.background
     return Preprocessing(config.image_size, config.resize, (red, green, blue))
@@ -55,58 +77,47 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
+    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
     with (
         tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
-        _pool(workers, prepared) as pool,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
     ):
+        for _ in range(workers if workers > 1 else 0):  # they import what they need while the source is searched
+            pool.submit(decode, [], prepared)
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
-        entries = source.entries
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
-        jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
+        jobs = [source.entries[i : i + step] for i in range(0, len(source.entries), step)]
         blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, workers)
         white, misfits = whites([peak for block in blocks for peak in block.peaks])
         prepared = replace(prepared, white=white)
         if misfits or set(white.values()) - {WIDEST}:
-            judged = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
-            blocks = _written(judged, prepared, images, pool, workers)
-    notes = [*source.notes, *prepared.decided()]
+            jobs = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
+            blocks = _written(jobs, prepared, images, pool, workers)
+    notes = [*source.notes, *(f"white is {value:,} in {kind} images" for kind, value in sorted(white.items()))]
     notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
-    table = pd.DataFrame([row for block in blocks for row in block.quarantined], columns=["path", "class", "reason"])
-    return Ingested(_joined([block.columns for block in blocks]), table, notes, prepared)
+    quarantine = pd.DataFrame(chain(*(block.quarantined for block in blocks)), columns=["path", "class", "reason"])
+    manifest = {
+        name: np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain(*parts))
+        for name, first in blocks[0].columns.items()
+        for parts in [[block.columns[name] for block in blocks]]
+    }
+    return Ingested(pd.DataFrame(manifest), quarantine, notes, prepared)
 
 
 def _written(
     jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: ProcessPoolExecutor, workers: int
 ) -> list[Block]:
     """All blocks without their pixels, which go to `images`."""
-    blocks, total = [], sum(map(len, jobs))
+    blocks = []
     with (
         ImageArrayWriter(images, preprocessing.size) as writer,
-        tqdm(total=total, desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
+        tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
     ):
         for block in _decoded(jobs, preprocessing, pool, workers):
             writer.append(block.pixels_NHWC)
             blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
             bar.update(len(block.pixels_NHWC) + len(block.quarantined))
     return blocks
-
-
-def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:
-    """One table of the columns of all blocks."""
-    table = {}
-    for name, first in blocks[0].items():
-        parts = [block[name] for block in blocks]
-        table[name] = np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain.from_iterable(parts))
-    return pd.DataFrame(table)
-
-
-def _pool(workers: int, preprocessing: Preprocessing) -> ProcessPoolExecutor:
-    """Processes that start, and import what they need, while the source is searched."""
-    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    for _ in range(workers if workers > 1 else 0):
-        pool.submit(decode, [], preprocessing)
-    return pool
 
 
 def _decoded(
