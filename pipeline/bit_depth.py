@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,16 @@ def register_floats() -> None:
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
     """The values of an image with more than 8 bits, [height, width] or with 3 or 4 channels; None of any other."""
-    tiles, tags = list(image.tile), getattr(image, "tag_v2", {})
+    tags, tiles = getattr(image, "tag_v2", {}), list(image.tile)
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
-    meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample)
+    meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample, (8,))
     if image.mode == "F" and tags.get(Base.SamplesPerPixel, 1) == 3:
         return _coloured_floats(image, content)
     if image.mode == "L" and meaning == SIGNED:
         return np.asarray(image).view(np.int8)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode == "F" or image.mode.startswith("I"):
         if tiles and tiles[0].codec_name == "libtiff":  # it gives native order, which Pillow knows of uint16 alone
-            image.tile = [tiles[0]._replace(args=(raw[0].replace("B", "N"), *(tiles[0].args or ())[1:]))]
+            image.tile = [_unpacked(tiles[0], raw[0].replace("B", "N"))]
         values = np.asarray(image)
         if bits == (16,) and meaning == FLOATS:
             return values.astype(np.uint16).view(np.float16).astype(np.float32)
@@ -56,15 +57,16 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
     if raw and set(raw) <= set(LOWER):
         with Image.open(BytesIO(content)) as lower:
             lower.seek(page)
-            lower.tile = [
-                tile._replace(args=LOWER[name] if isinstance(tile.args, str) else (LOWER[name], *(tile.args or ())[1:]))
-                for tile, name in zip(tiles, raw, strict=True)
-            ]
-            high_HWC, low_HWC = np.asarray(image, np.uint16), np.asarray(lower, np.uint16)
-        return high_HWC << 8 | low_HWC
-    if tags.get(Base.PlanarConfiguration) == 2 and tags.get(Base.BitsPerSample, (8,))[0] > 8 and "16" not in raw[0]:
+            lower.tile = [_unpacked(tile, LOWER[name]) for tile, name in zip(tiles, raw, strict=True)]
+            return np.asarray(image, np.uint16) << 8 | np.asarray(lower, np.uint16)
+    if tags.get(Base.PlanarConfiguration) == 2 and bits[0] > 8 and "16" not in raw[0]:
         raise UnreadableImage("Pillow misreads 16 bits in separate planes: save it with its channels together")
     return None
+
+
+def _unpacked(tile: Any, name: str) -> Any:
+    """The tile with the name of another of Pillow's unpackers."""
+    return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
 
 
 def _coloured_floats(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
@@ -107,8 +109,8 @@ def eight_bits(
 def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:
     """From path, type and peak of each image: what is white in each type, and by path why a file is on another scale.
 
-    White is the smallest usual value that covers the peaks. Where files were scaled in two ways, peaks pile up under a
-    smaller white, and a gap follows; natural peaks thin out towards the dark. The larger group counts then.
+    White is the smallest usual value that covers the peaks. If peaks pile up under a smaller white, and a gap follows,
+    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts.
     """
     white, misfits = {}, {}
     for kind in sorted({kind for _, kind, _ in peaks}):

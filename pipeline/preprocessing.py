@@ -1,4 +1,4 @@
-"""How an image becomes the square uint8 RGB array that models take; scaling and normalization are in the exported graph."""
+"""How an image becomes the square uint8 RGB array that models take; they scale and normalize it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Preprocessing:
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Preprocessing:
-        return Preprocessing(**{**record, "background": tuple(record["background"])})
+        old = {"white": {"uint16": 65535}}  # whatever the data set, before cards said it
+        return Preprocessing(**{**old, **record, "background": tuple(record["background"])})
 
     def agrees(self, other: Preprocessing) -> bool:
         """Whether both make the same of every image; a type of values that one of them has not met does not count."""
