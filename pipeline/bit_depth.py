@@ -119,8 +119,8 @@ def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dic
         last = int(np.searchsorted(_most(WHITES[kind]), reached.max()))
         scales = [*(value for value in WHITES[kind][:last] if _end_there(reached, value)), WHITES[kind][last]]
         group = np.searchsorted(_most(scales), reached)
-        white[kind] = its = scales[kept := int(np.bincount(group).argmax())]
-        for i in np.flatnonzero((group < kept) | (reached > OVERSHOOT * _most(its))):
+        white[kind] = its = scales[largest := int(np.bincount(group).argmax())]
+        for i in np.flatnonzero((group < largest) | (reached > OVERSHOOT * _most(its))):
             own = f"its values reach {reached[i]:g}, as if white were {scales[group[i]]:,}"
             misfits[paths[i]] = f"{own}; in the other {kind} images it is {its:,}: bring all to one scale"
     return white, misfits

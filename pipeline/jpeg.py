@@ -8,8 +8,6 @@ from collections.abc import Iterator
 NEXT_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])", re.DOTALL)  # that is not a part of a scan, as restarts are
 SCAN, END = b"\xda", b"\xd9"
 FRAMES = {bytes([code]) for code in range(0xC0, 0xD0)} - {b"\xc4", b"\xc8", b"\xcc"}
-ALL = 64  # coefficients of a block
-PADDING, STUFFED = b"\0\xff", b"\xff\0"
 
 
 def repaired(content: bytes) -> Iterator[bytes]:
@@ -32,11 +30,11 @@ def repaired(content: bytes) -> Iterator[bytes]:
             after = NEXT_MARKER.search(content, place)
             place = after.start() if after else len(content)
         parts.append(content[marker.start() : place])
-    if len(exact) < ALL * max(1, components):
+    if len(exact) < 64 * max(1, components):  # coefficients of a block
         return
     whole = b"".join(parts)
-    picture = whole.rstrip(PADDING)
+    picture = whole.rstrip(b"\0\xff")
     tail = whole[len(picture) :]
     # What may belong to the last scan; any zero more could stand in for a part of the picture that is lost
-    own = tail[:2] if tail.startswith(STUFFED) else tail if len(tail) == 1 else b""
+    own = tail[:2] if tail.startswith(b"\xff\0") else tail if len(tail) == 1 else b""
     yield from (picture + own + b"\xff" + END, picture + b"\xff" + END)

@@ -18,12 +18,11 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """One labelled image, or what was found in its place.
+    """One labelled image, or what was found in its place: a class folder without images has a path that ends with `/`.
 
-    `path` names it to people (relative, with forward slashes); `split` is "", train, val or test, as the source says;
-    `content` is the file, or the pixels (uint8 [H, W, 3]) of a source that keeps no files. `group` is what it shares
-    with other images (a patient, a video), or "". `fault`, where not empty, says why it cannot be an image; then
-    `content` is not looked at. The path of a class folder that holds no image ends with a slash.
+    `path` names it to people (relative, with forward slashes); `split` is "", train, val or test; `content` is the file
+    or the pixels (uint8 [H, W, 3]); `group` is what it shares with other images (a patient, a video), or ""; `fault`,
+    where not empty, says why it cannot be an image, and then `content` is not looked at.
     """
 
     path: str

@@ -24,7 +24,6 @@ SIDECARS = {
 PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"
 TWICE = "a link to a folder that was read already"
-NOT_REGULAR = "not a regular file"  # a FIFO, a socket, a device: opening one can wait for ever
 NOT_TEXT = "its name is not UTF-8: rename it"  # parquet and CSV hold text
 
 Identity = tuple[int, int]  # device and inode: the same whatever links lead there
@@ -42,8 +41,7 @@ def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
 
 
 def listing(folder: Path) -> list[os.DirEntry[str]]:
-    """All that it holds, sorted, with what the operating system says of each for nothing: asking for 60,000 files takes
-    a second."""
+    """All that it holds, sorted; entries know their kind for nothing, and asking for that of 60,000 takes a second."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -57,7 +55,6 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def is_folder(path: Path | os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; of what cannot be asked, who opens it is told why."""
     return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where permissions are missing
 
 
@@ -90,22 +87,14 @@ def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
         entered.add(me)
         above = above | lineage(here)
         for entry in listing(here):
-            path, regular = here / entry.name, entry.is_file(follow_symlinks=False)
+            path = here / entry.name
             if kind_of_litter(entry):
                 found.append((path, PASSED_OVER))
-            elif not regular and is_folder(entry):
+            elif not entry.is_file(follow_symlinks=False) and is_folder(entry):
                 (links if entry.is_symlink() else real).append((path, above))
             else:
-                found.append((path, fault(path, regular)))
+                found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
     return found
-
-
-def fault(file: Path, regular: bool = False) -> str:
-    """Why a file must not be opened or cannot be named, or ""; of a missing one, who reads it is told why."""
-    if printable(file.name) != file.name:
-        return NOT_TEXT
-    # Path's own methods raise where a name is too long or permissions are missing
-    return "" if regular or os.path.isfile(file) or not os.path.exists(file) else NOT_REGULAR  # noqa: PTH110, PTH113
 
 
 def printable(name: str) -> str:

@@ -10,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from pipeline.datasets import _folders as folders
 from pipeline.datasets._folders import LOOP, NOT_TEXT, PASSED_OVER, Identity, is_folder, lineage, printable, subfolders
 from pipeline.errors import UserError
 
-SPLITS = dict.fromkeys(("train", "training"), "train")
-SPLITS |= {**dict.fromkeys(("val", "valid", "validation"), "val"), **dict.fromkeys(("test", "testing"), "test")}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test"}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
-LISTED = 10  # names that are written out
 # Words of folders that hold a part of a data set, whatever the classes are; the first tell of what is drawn over images
 DRAWN = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"}
 DRAWN |= {"ground", "truth"}
@@ -54,19 +52,21 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     splits = [] if real else _splits(inside)
     told = [_told(name) for name in inside]
     if splits or 1 < len(told) == sum(rest == "" and not (real and words - PARTS) for rest, words in told):
-        parts = splits or sorted(inside)
+        wrong = splits or sorted(inside)
         fix = "put the images into train/CLASS/ and test/CLASS/, or give the table of labels"
         if shared:
-            images = max(parts, key=lambda name: "im" in name.lower())  # image, img
+            images = max(wrong, key=lambda name: "im" in name.lower())  # image, img
             fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
             fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
-        said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set: {fix}"
+        said = f"{root}: the classes would be called {_listed(wrong)}, which are parts of a data set: {fix}"
         raise UserError(f"{said}; if they are classes indeed, rename them or write a table of labels")
     if splits := _splits(shared):
         raise UserError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
-    if drawn := _listed(name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN):
-        said = f"{root}: the classes have the sub-folders {_listed(shared)}; {drawn} would be learned as images, too"
-        raise UserError(f"{said}: move {drawn} out of {root}, or write a table of labels")
+    if drawn := [name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN]:
+        said = (
+            f"{root}: the classes have the sub-folders {_listed(shared)}; {_listed(drawn)} would be learned as images"
+        )
+        raise UserError(f"{said}: move these out of {root}, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
     classes, places = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     below = _listed(set().union(*inside.values()))
@@ -104,46 +104,41 @@ def _told(name: str) -> tuple[str, set[str]]:
 
 def _listed(names: Iterable[str]) -> str:
     several = sorted(names)
-    return ", ".join(several[:LISTED]) + (", ..." if len(several) > LISTED else "")
+    return ", ".join(several if len(several) <= 10 else [*several[:10], "..."])
 
 
 def _everything(root: Path) -> list[Entry]:
-    if not is_folder(root):
-        raise UserError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
-    parts, above = subfolders(root), lineage(root)
-    if not parts:
-        raise UserError(
-            f"{root} holds no sub-folder: put the images of each class into a folder of its own, {root}/CLASS/"
-        )
-    layout = {part: _holds_split(part, above) for part in parts}
-    if "train" not in layout.values():
-        if all(layout.values()):
+    if not is_folder(root) or not (parts := subfolders(root)):
+        raise UserError(f"{root} is not a folder with sub-folders: put the images of each class into {root}/CLASS/")
+    above = lineage(root)
+    # `train` without folders in it is a class of locomotives
+    splits = {
+        part: split_of(part)
+        for part in parts
+        if split_of(part) and folders.identity(part) not in above and subfolders(part)
+    }
+    if "train" not in splits.values():
+        if len(splits) == len(parts):
             raise UserError(f"{root} has {', '.join(part.name for part in parts)} but no train/: add it")
         return _classes(root, root, "", above)
-    for split in set(SPLITS.values()):
-        if len(names := [part.name for part in parts if layout[part] == split]) > 1:
-            raise UserError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
+    if len(set(splits.values())) < len(splits):
+        raise UserError(f"{root} has {', '.join(part.name for part in splits)}: two of these mean the same, keep one")
     entries = _beside(root, root, "")
     for part in parts:
-        if folders.identity(part) in above:
+        if part in splits:
+            entries += _classes(root, part, splits[part], above | lineage(part))
+        elif folders.identity(part) in above:
             entries.append(_entry(root, part, part.name, "", LOOP))
-        elif not layout[part]:
+        else:
             raise UserError(
                 f"{part} stands beside train/ and is neither val nor test with class folders: move it away or rename "
                 f"it, or move its images into {part.name}/CLASS/"
             )
-        else:
-            entries += _classes(root, part, layout[part], above | lineage(part))
     return entries
 
 
 def split_of(folder: Path) -> str:
     return SPLITS.get(folder.name.lower(), "")
-
-
-def _holds_split(folder: Path, above: frozenset[Identity]) -> str:
-    """The split whose class folders it holds, or "": `train` without folders in it is a class of locomotives."""
-    return split_of(folder) if split_of(folder) and folders.identity(folder) not in above and subfolders(folder) else ""
 
 
 def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
@@ -154,10 +149,9 @@ def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -
             entries.append(_entry(root, label, label.name, split, NOT_TEXT))
             continue
         inside = [_entry(root, file, label.name, split, fault) for file, fault in folders.files(label, above)]
-        if all(entry.fault == PASSED_OVER for entry in inside):
-            empty = _entry(root, label, label.name, split, "the class folder holds no image")
-            inside.append(replace(empty, path=f"{empty.path}/"))
         entries += inside
+        if all(entry.fault == PASSED_OVER for entry in inside):
+            entries.append(_entry(root, label, label.name, split, "the class folder holds no image", "/"))
     return entries
 
 
@@ -175,6 +169,6 @@ def _beside(root: Path, folder: Path, split: str) -> list[Entry]:
     return found
 
 
-def _entry(root: Path, file: Path, label: str, split: str, fault: str) -> Entry:
+def _entry(root: Path, file: Path, label: str, split: str, fault: str, end: str = "") -> Entry:
     path = file.as_posix().removeprefix(root.as_posix()).lstrip("/")  # relative_to takes ten times as long
-    return Entry(printable(path), printable(label), split, file, fault=fault)
+    return Entry(printable(path) + end, printable(label), split, file, fault=fault)

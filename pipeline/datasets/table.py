@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,7 +15,7 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 
 from pipeline.datasets import Entry, Found
-from pipeline.datasets._folders import fault, files
+from pipeline.datasets._folders import files
 from pipeline.datasets.image_folder import SPLITS
 from pipeline.errors import UserError
 
@@ -35,8 +34,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     if not entries:
         raise UserError(f"{table} has a header but no rows: write one for each image")
     written = [entry.path for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
-    # Path.exists would raise where a name is too long
-    lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110
+    lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110  # Path raises at long names
     if len(lost) > len(entries) / 2:
         raise UserError(
             f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
@@ -60,36 +58,32 @@ def tables_in(folder: Path) -> dict[Path, str]:
     tables = {}
     for table in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in TABLES and path.is_file()):
         try:
-            _header(table, _text(table))
+            _read(table)
             tables[table] = ""
         except UserError as error:
             tables[table] = str(error)
     return tables
 
 
-def _text(table: Path) -> str:
+def _read(table: Path) -> tuple[StringIO, str, list[str]]:
+    """Its text, its delimiter, and its columns by the names that the values of COLUMNS give them."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    if "\0" in text:
-        raise UserError(f"{table} is not a text: save it as CSV in UTF-8")
-    return text
-
-
-def _header(table: Path, text: str) -> tuple[str, list[str]]:
-    """The delimiter, and the columns by the names that the values of COLUMNS give them."""
+    lines = StringIO(text, newline=None)  # old spreadsheets end a line with \r alone
     widest: list[str] = []
     for delimiter in ",;\t":
-        first = next(csv.reader(StringIO(text, newline=None), delimiter=delimiter, skipinitialspace=True), [])
+        first = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+        lines.seek(0)
         names = [name.strip().lower() for name in first]
         columns = [COLUMNS.get(name, "") for name in names]
+        for column in COLUMNS.values():
+            if columns.count(column) > 1:
+                doubtful = ", ".join(name for name in names if COLUMNS.get(name) == column)
+                raise UserError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
         if {"path", "label"} <= set(columns):
-            for column, count in Counter(filter(None, columns)).items():
-                if count > 1:
-                    doubtful = ", ".join(name for name, its in zip(names, columns, strict=True) if its == column)
-                    raise UserError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
-            return delimiter, columns
+            return lines, delimiter, columns
         widest = max(widest, names, key=len)
     raise UserError(
         f"{table} has the columns {', '.join(widest) or '(none)'}: in its first line there must be path (or file, "
@@ -97,23 +91,21 @@ def _header(table: Path, text: str) -> tuple[str, list[str]]:
     )
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict[str | None, str]]]:
-    """The number of each line, and its values by column; under None what stands after the last column."""
-    text = _text(table)
-    delimiter, columns = _header(table, text)
-    lines = StringIO(text, newline=None)  # old spreadsheets end a line with \r alone
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The number of each line, and its values by column; `more` is what stands after the last column."""
+    lines, delimiter, columns = _read(table)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         next(reader)
         for values in reader:
             if any(values):
                 row = {name: value.strip() for name, value in zip(columns, values, strict=False)}
-                yield reader.line_num, {**row, None: "".join(values[len(columns) :])}
+                yield reader.line_num, {**row, "more": "".join(values[len(columns) :])}
     except csv.Error as error:
         raise UserError(f"{table}, line {reader.line_num} cannot be read ({error}): fix its quotes") from None
 
 
-def _entry(root: Path, table: Path, line: int, row: dict[str | None, str]) -> Entry:
+def _entry(root: Path, table: Path, line: int, row: dict[str, str]) -> Entry:
     split = row.get("split", "").lower()
     if split and split not in SPLITS:
         raise UserError(f"{table}, line {line} has the split {row['split']!r}: it can be train, val or test, or empty")
@@ -122,12 +114,12 @@ def _entry(root: Path, table: Path, line: int, row: dict[str | None, str]) -> En
     for column, value in (("path", path), ("label", label)):
         if not value:
             return replace(entry, fault=f"no {column} in line {line}")
-    if row[None]:
+    if row["more"]:
         return replace(entry, fault=f"line {line} has more values than there are columns: quote what holds a delimiter")
     if "\\" in path and not os.path.exists(root / path):  # noqa: PTH110  # written on Windows
         path = path.replace("\\", "/")
     for folder in (Path.cwd() / root, root.resolve()):
         inside = Path(os.path.relpath(folder / path, folder))
         if ".." not in inside.parts:
-            return replace(entry, path=inside.as_posix(), content=root / inside, fault=fault(root / inside))
+            return replace(entry, path=inside.as_posix(), content=root / inside)
     return replace(entry, fault=OUTSIDE.format(root))

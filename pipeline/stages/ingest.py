@@ -22,7 +22,7 @@ from pipeline.artifacts import ImageArrayWriter, unreadable, write_json, write_t
 from pipeline.bit_depth import UNDECIDED, WIDEST, whites
 from pipeline.config import Ingest, Params
 from pipeline.datasets import Entry, find
-from pipeline.decoding import Block, decode
+from pipeline.decoding import FOUND, Block, decode
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
@@ -33,9 +33,8 @@ AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 @dataclass(frozen=True)
 class Ingested:
-    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others and of
-    class folders without images. `notes`: what people should know of the source. `preprocessing`: the configured one,
-    with what was found to be white."""
+    """`manifest`: a row per image, in the array's order. `quarantine`: path, class and reason of the others and of
+    class folders without images. `notes`: sentences for people. `preprocessing`: as configured, with what is white."""
 
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
@@ -71,9 +70,9 @@ def preprocessing_of(config: Ingest) -> Preprocessing:
 def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
 
-    The manifest's columns: those of `pipeline.decoding.FOUND` and of `pipeline.inspection.measures.measure`. Memory is
-    bounded by a few blocks, but for the manifest itself. What is white in images of more than 8 bits, and which of them
-    are on another scale, is known when all are decoded: all are then decoded again, unless all 16 bits are used.
+    Its columns: those of `decoding.FOUND` and of `inspection.measures.measure`. Memory is bounded by a few blocks, but
+    for the manifest. What is white in images of more than 8 bits, and which of them are on another scale, is known when
+    all are decoded: all are then decoded again, unless all 16 bits are used.
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
@@ -96,12 +95,10 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     notes = [*source.notes, *(f"white is {value:,} in {kind} images" for kind, value in sorted(white.items()))]
     notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
     quarantine = pd.DataFrame(chain(*(block.quarantined for block in blocks)), columns=["path", "class", "reason"])
-    manifest = {
-        name: np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain(*parts))
-        for name, first in blocks[0].columns.items()
-        for parts in [[block.columns[name] for block in blocks]]
-    }
-    return Ingested(pd.DataFrame(manifest), quarantine, notes, prepared)
+    columns = {name: [block.columns[name] for block in blocks] for name in blocks[0].columns}
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items() if isinstance(parts[0], np.ndarray)}
+    manifest = pd.DataFrame({name: list(chain(*columns[name])) for name in FOUND} | arrays)
+    return Ingested(manifest, quarantine, notes, prepared)
 
 
 def _written(
