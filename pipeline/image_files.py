@@ -20,7 +20,6 @@ from PIL.Image import Transpose
 
 from pipeline.bit_depth import eight_bits, register_floats, values_of
 from pipeline.errors import UserError
-from pipeline.jpeg import repaired
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
 # What a viewer does about each value of the tag Orientation (EXIF 2.32, section 4.6.4)
@@ -28,6 +27,7 @@ UPRIGHT = {
     **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE},
     **{6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
+PROGRESSIVE, END = b"\xff\xc2", b"\xff\xd9"  # markers of JPEG
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
 MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not even compressed
@@ -73,7 +73,15 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_jpeg(content, preprocessing)
     except ValueError as warning:
-        for version in repaired(content):
+        if PROGRESSIVE in content:  # nobody knows whether all of its scans are there
+            raise
+        # Without the padding at its end, and with an end marker, it decodes if no part of its scan is missing
+        whole = content.removesuffix(END)
+        picture = whole.rstrip(b"\0\xff")
+        padding = whole[len(picture) :]
+        # What may belong to the scan; any zero more could stand in for a part of the picture that is lost
+        own = padding[:2] if padding.startswith(b"\xff\0") else padding if len(padding) == 1 else b""
+        for version in (picture + own + END, picture + END):
             with suppress(ValueError):
                 return replace(_decode_jpeg(version, preprocessing), note=str(warning))
         raise
