@@ -36,7 +36,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
         shipping.track,
     ],
     "Stages (called by dvc.yaml)": [
-        *(data.ingest, data.validate, data.split, data.augment),
+        *(data.validate, data.split, data.augment),
         *(training.train, training.prune, models.combine, models.export, models.quantize, models.evaluate),
         *(models.audit, models.benchmark, models.report),
     ],

@@ -34,8 +34,6 @@ def register_floats() -> None:
     for order, end in ((II, ""), (MM, "B")):
         OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
         OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
-        for bits in (16, 32, 64):  # whose colours are read here
-            OPEN_INFO[order, 2, FLOATS, 1, (bits, bits, bits), ()] = "F", "F;32F"
 
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
@@ -43,8 +41,6 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
     tags, tiles = getattr(image, "tag_v2", {}), list(image.tile)
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
     meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample, (8,))
-    if image.mode == "F" and tags.get(Base.SamplesPerPixel, 1) == 3:
-        return _coloured_floats(image, content)
     if image.mode == "L" and meaning == SIGNED:
         return np.asarray(image).view(np.int8)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -67,17 +63,6 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
 def _unpacked(tile: Any, name: str) -> Any:
     """The tile with the name of another of Pillow's unpackers."""
     return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
-
-
-def _coloured_floats(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
-    (width, height), tags = image.size, image.tag_v2  # type: ignore[attr-defined]
-    strips = [(tile.extents, tile.offset) for tile in image.tile if tile.codec_name == "raw" and tile.extents]
-    plain = tags.get(Base.PlanarConfiguration, 1) == tags.get(Base.Orientation, 1) == 1
-    if not strips or not plain or strips[0][0][2] != width:
-        raise UnreadableImage("floats in colour are read only upright, in strips, without compression: save it so")
-    kind = f"{'>' if tags.prefix == MM else '<'}f{tags[Base.BitsPerSample][0] // 8}"
-    rows = [np.frombuffer(content, kind, 3 * width * (box[3] - box[1]), offset) for box, offset in strips]
-    return np.concatenate(rows).reshape(height, width, 3).astype(np.float32)
 
 
 def eight_bits(
