@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile, load, summary
-from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.inspection.findings import Finding
