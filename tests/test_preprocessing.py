@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import struct
-import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
 LARGE = Preprocessing(64, "crop", (255, 0, 0))
 PLAIN = Preprocessing(8, "crop", (255, 0, 0))
+FIRST_LOOK = Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -58,6 +58,13 @@ def pixels(content: bytes, **white: int) -> np.ndarray:
     return read(content, Preprocessing(8, "crop", (255, 0, 0), white)).pixels_HWC
 
 
+def white_of(content: bytes) -> dict[str, int]:
+    """As `ingest` finds it, if the data set is this file."""
+    peak = read(content, FIRST_LOOK).peak
+    assert peak is not None
+    return whites([("one.tif", *peak)])[0]
+
+
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)  # black to white
 COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=2)
 DEFLATED: dict[str, object] = {"byteorder": ">", "compression": "zlib"}
@@ -74,8 +81,6 @@ WRITERS = {
     "TIFF, big-endian floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f4"), **DEFLATED),
     "TIFF, big-endian 64-bit floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f8"), **DEFLATED),
     "TIFF, big-endian 32 bits, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">i4"), **DEFLATED),
-    "TIFF, floats in colours": lambda full: tiff((COLOURS * (full / 255)).astype(np.float32), rowsperstrip=5),
-    "TIFF, big-endian 64-bit floats in colours": lambda full: tiff(COLOURS * (full / 255), byteorder=">"),
     "TIFF, white is zero": lambda full: tiff((full - RAMP * (full / 255)).astype(np.uint16), photometric="miniswhite"),
 }
 
@@ -85,9 +90,7 @@ WRITERS = {
 def test_a_picture_is_the_same_in_any_number_of_bits(written: str, full: int) -> None:
     """White is told by the brightest values of the data set, so that 12 bits in 16 are not nearly black."""
     content = WRITERS[written](full)
-    first_look = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED))
-    assert first_look.peak is not None
-    white, _ = whites([("one.tif", *first_look.peak)])
+    white = white_of(content)
     assert list(white.values()) == [full]
     wanted = COLOURS if "colours" in written or written.endswith(("compressed", "endian")) else RAMP[..., None]
     assert np.abs(pixels(content, **white).astype(int) - wanted).max() <= 1
@@ -96,8 +99,7 @@ def test_a_picture_is_the_same_in_any_number_of_bits(written: str, full: int) ->
 def test_floats_from_zero_to_one_have_white_at_one() -> None:
     """By the data set, and where nothing is known of it."""
     content = tiff((RAMP / 255).astype(np.float32))
-    peak = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)).peak
-    assert peak is not None and whites([("one.tif", *peak)]) == ({"float32": 1}, {})
+    assert white_of(content) == {"float32": 1}
     assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
 
 
@@ -155,26 +157,15 @@ def test_signed_values_are_as_bright_as_unsigned_ones(kind: type[np.generic], fu
     """Their sign bit is no bit of the brightness; negative values have no meaning."""
     values = (RAMP * (full / 255)).astype(kind)
     for content in (tiff(values), *([tiff(values, **DEFLATED)] if kind is np.int16 else [])):
-        peak = read(content, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak
-        assert peak is not None
-        assert np.abs(pixels(content, **whites([("", *peak)])[0])[..., 0] - RAMP.astype(int)).max() <= 2
+        assert np.abs(pixels(content, **white_of(content))[..., 0] - RAMP.astype(int)).max() <= 2
     with pytest.raises(UnreadableImage, match="its values run from"):
         pixels(tiff((RAMP.astype(int) - 100).astype(kind)))
 
 
 def test_half_floats_are_read() -> None:
-    """Which have no mode in Pillow, in both byte orders."""
-    grey, coloured = (RAMP / 255).astype("f2"), (COLOURS / 255).astype(">f2")
-    for content in (tiff(grey), tiff(grey, **DEFLATED), tiff(coloured, byteorder=">")):
+    """Which have no mode in Pillow."""
+    for content in (tiff((RAMP / 255).astype("f2")), tiff((RAMP / 255).astype(">f2"), **DEFLATED)):
         assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
-
-
-@pytest.mark.parametrize("how", [{"compression": "zlib"}, {"tile": (16, 16)}, {"planarconfig": "separate"}])
-def test_floats_in_colours_that_cannot_be_read_have_a_reason(how: dict[str, object]) -> None:
-    """Not: no image."""
-    values = np.zeros((3, 40, 40) if "planarconfig" in how else (40, 40, 3), np.float32)
-    with pytest.raises(UnreadableImage, match="floats in colour"):
-        pixels(tiff(values, **how))
 
 
 @settings(deadline=None)
@@ -185,9 +176,8 @@ def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: i
     values[0] = peak
     with_hot = values.copy()
     with_hot[3, 4] = hot
-    found = [read(tiff(v), Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak for v in (values, with_hot)]
-    white, white_with_hot = (whites([("one.tif", *one)])[0] for one in found if one is not None)
-    assert white == white_with_hot
+    white = white_of(tiff(values))
+    assert white == white_of(tiff(with_hot))
     before, after = pixels(tiff(values), **white).astype(int), pixels(tiff(with_hot), **white).astype(int)
     assert (after[3, 4] == 255).all()
     after[3, 4] = before[3, 4]
@@ -214,28 +204,20 @@ def twelve_bits(values: np.ndarray) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
 
 
-def test_a_tiff_may_state_the_largest_value() -> None:
-    """It counts like a pixel of that value, so a data set of dark pictures has the right white."""
-    values = np.full((16, 16), 40, np.uint16)
-    said = tiff(values, extratags=[(281, "H", 1, 4095, True)])
-    assert read(said, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak == ("uint16", 4095)
-
-
 def test_brighter_than_white_is_refused() -> None:
     """16 bits, given to a model that has learned from 12 of them, would be white all over."""
     with pytest.raises(UnreadableImage, match=r"reach 65024, where white is 4,095"):
         pixels(png(RAMP * 256), uint16=4095)
 
 
-def test_transparency_has_all_bits() -> None:
-    """Where colours use 12 of 16 bits, full opacity may still be 65535."""
-    colours = np.full((8, 8, 4), 4095, np.uint16)
-    colours[..., 3] = 65535
-    colours[0, 0] = 0
-    shown = pixels(png(colours), uint16=4095)
-    assert shown[0, 0].tolist() == [255, 0, 0] and shown[4, 4].tolist() == [255, 255, 255]
-    colours[..., 3] = 4095
-    assert (pixels(png(colours), uint16=4095)[4, 4] == 255).all()
+def test_sixteen_bits_have_transparency() -> None:
+    """Also where colours use 12 of them, and full opacity 12 or 16."""
+    for opaque in (4095, 65535):
+        colours = np.full((8, 8, 4), 4095, np.uint16)
+        colours[..., 3] = opaque
+        colours[0, 0] = 0
+        shown = pixels(png(colours), uint16=4095)
+        assert shown[0, 0].tolist() == [255, 0, 0] and shown[4, 4].tolist() == [255, 255, 255]
 
 
 def test_separate_planes_of_sixteen_bits_are_refused() -> None:
@@ -249,7 +231,7 @@ def test_values_without_a_meaning_are_refused(wrong: float) -> None:
     """Instead of a black or white picture."""
     values = np.full((8, 8), 0.5, np.float32)
     values[3, 3] = wrong
-    with pytest.raises(UnreadableImage, match=r"not finite|its values run from"):
+    with pytest.raises(UnreadableImage, match="its values run from"):
         pixels(tiff(values))
 
 
@@ -279,22 +261,6 @@ def test_transparency_shows_the_background(mode: str) -> None:
     assert to_array(read(encoded(image, "PNG"), PLAIN).pixels_HWC, PLAIN)[0, 0].tolist() == [255, 0, 0]
 
 
-def test_cmyk_becomes_rgb() -> None:
-    """A CMYK JPEG, as print shops deliver it."""
-    image = Image.new("CMYK", (8, 8), (0, 0, 0, 255))
-    assert to_array(read(encoded(image, "JPEG"), PLAIN).pixels_HWC, PLAIN).max() < 10
-
-
-def test_exif_orientation_is_applied() -> None:
-    """A photo taken sideways stands upright, and its size is that of the upright picture."""
-    image = Image.new("RGB", (20, 10))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    decoded = read(encoded(image, "JPEG", exif=exif), PLAIN)
-    assert (decoded.width, decoded.height) == (10, 20)
-    assert decoded.pixels_HWC.shape == (20, 10, 3)
-
-
 def test_the_whole_image_survives_padding_and_the_middle_survives_cropping() -> None:
     """A wide image: `pad` keeps both ends above background, `crop` keeps the middle."""
     image = np.full((8, 16, 3), (0, 0, 255), np.uint8)
@@ -306,23 +272,12 @@ def test_the_whole_image_survives_padding_and_the_middle_survives_cropping() -> 
 
 JPEG = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
 PNG = encoded(Image.effect_noise((64, 64), 80), "PNG")
-GIF = encoded(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty"),
-        (b"hello, I am text", "not an image"),
-        (JPEG[: len(JPEG) // 2], "damaged"),
-        (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged"),
-        (GIF, "animated"),
-    ],
-)
-def test_what_is_no_image_has_a_reason(content: bytes, reason: str) -> None:
-    """Empty, foreign, truncated, bit-flipped and animated files are refused, not guessed at."""
-    with pytest.raises(UnreadableImage, match=reason):
-        read(content, PLAIN)
+def test_a_png_with_a_wrong_checksum_is_refused() -> None:
+    """Which Pillow loads without a word; of other files see tests/test_dirty_folder.py."""
+    with pytest.raises(UnreadableImage, match="damaged"):
+        read(PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], PLAIN)
 
 
 def test_a_camera_file_with_a_preview_behind_the_photo_is_a_photo() -> None:
@@ -351,23 +306,6 @@ def test_a_far_too_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
     assert read(encoded(Image.new("RGB", (24, 20)), "JPEG"), PLAIN).pixels_HWC.shape == (20, 24, 3)
 
 
-def test_damage_in_the_middle_of_a_jpeg_is_noticed() -> None:
-    """Pillow decodes such a file without a word."""
-    content = bytearray(encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG"))
-    content[len(content) // 2 : len(content) // 2 + 30] = bytes(range(210, 240))
-    with pytest.raises(UnreadableImage, match="damaged"):
-        read(bytes(content), PLAIN)
-
-
-def test_a_photo_from_a_phone_is_read() -> None:
-    """HEIC, upright."""
-    pillow_heif.register_heif_opener()
-    photo = Image.new("RGB", (64, 32), (200, 0, 0))
-    decoded = read(encoded(photo, "HEIF"), PLAIN)
-    assert (decoded.width, decoded.height, decoded.format) == (64, 32, "HEIF")
-    assert decoded.pixels_HWC[5, 5] == pytest.approx((200, 0, 0), abs=6)
-
-
 def test_damaged_exif_data_do_not_cost_the_picture() -> None:
     """Pillow's own transposition rewrites them, and raises struct.error on one wrong byte."""
     image = Image.new("RGB", (40, 30))
@@ -378,36 +316,28 @@ def test_damaged_exif_data_do_not_cost_the_picture() -> None:
     assert read(bytes(content), LARGE).pixels_HWC.shape in ((30, 40, 3), (40, 30, 3))
 
 
-def jpegs() -> list[bytes]:
-    noise = Image.effect_noise((61, 47), 60).convert("RGB")
-    smooth = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
-    ways: list[dict[str, object]] = [
-        {}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"optimize": True}, {"restart_marker_rows": 1},
-    ]  # fmt: skip
-    return [encoded(image, "JPEG", **way) for image in (noise, smooth, noise.convert("L")) for way in ways]
+NOISE = Image.effect_noise((61, 47), 60).convert("RGB")
+SMOOTH = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
+WAYS: list[dict[str, object]] = [
+    {},
+    {"progressive": True},
+    {"subsampling": 0, "quality": 95},
+    {"restart_marker_rows": 1},
+]
+JPEGS = [encoded(image, "JPEG", **way) for image in (NOISE, SMOOTH, NOISE.convert("L")) for way in WAYS]
 
 
-JPEGS = jpegs()
-
-
-@pytest.mark.parametrize("number", range(len(JPEGS)))
-def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(number: int) -> None:
-    """Padding before the end marker, no end marker, bytes between markers: all the picture is there."""
-    good = JPEGS[number]
-    tables = good.index(b"\xff\xdb")
-    faults = {
-        "no end": good[:-2],
-        "half an end": good[:-1],
-        "zeros": good[:-2] + bytes(300) + good[-2:],
-        "zeros and no end": good[:-2] + bytes(300),
-        "0xFF and zeros": good[:-2] + b"\xff\xff" + bytes(30) + good[-2:],
-        "between markers": good[:tables] + b"\0junk" + good[tables:],
-        "two faults": good[:tables] + b"\0junk" + good[tables:-2] + bytes(9),
-    }
-    for fault, content in faults.items():
-        decoded = read(content, LARGE)
-        assert decoded.note, fault
-        assert (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all(), fault
+@pytest.mark.parametrize("good", JPEGS)
+def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(good: bytes) -> None:
+    """Padding before the end marker, or none: all the picture is there, but nobody knows that of progressive ones."""
+    faults = (good[:-2], good[:-1], *(good[:-2] + padding for padding in (bytes(300), bytes(9) + good[-2:])))
+    for content in (*faults, good[:-2] + b"\xff\xff" + bytes(30) + good[-2:]):
+        if b"\xff\xc2" in good:
+            with pytest.raises(UnreadableImage):
+                read(content, LARGE)
+        else:
+            decoded = read(content, LARGE)
+            assert decoded.note and (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all()
     for harmless in (good, good + b"trailing", good[:-2] + b"\xff\xff" + good[-2:]):
         assert not read(harmless, LARGE).note
 
@@ -424,8 +354,8 @@ def test_a_jpeg_without_a_part_of_its_scans_is_refused(good: bytes, place: float
 def test_damage_and_a_harmless_fault_are_damage() -> None:
     """libjpeg reports only the first of several faults."""
     for good in JPEGS:
-        tables, middle = good.index(b"\xff\xdb"), len(good) - len(good) // 4
-        damaged = good[:tables] + b"\0junk" + good[tables:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
+        middle = len(good) - len(good) // 4
+        damaged = good[:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
         for content in (damaged, damaged[:-2], damaged[:-2] + bytes(20) + damaged[-2:]):
             with pytest.raises(UnreadableImage, match="damaged"):
                 read(content, LARGE)
@@ -496,35 +426,12 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) ->
         read(JPEG, PLAIN)
 
 
-@pytest.mark.parametrize(
-    ("start", "reason"),
-    [
-        (b"hello, I am text", "not an image"),
-        (b"", "not an image"),
-        (JPEG, "more than any image"),
-        (b"\0\0\x0a" + bytes(9) + b"\xff\xff\xff\xff\x18\0", "more than .* pixels"),  # a TGA of 65,535 x 65,535
-    ],
-)
-def test_a_huge_file_is_not_read(tmp_path: Path, start: bytes, reason: str) -> None:
-    """200 GB (of holes) that are no image, or only begin like one."""
-    (tmp_path / "huge.jpg").write_bytes(start)
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    """200 GB (of holes) that begin like an image."""
+    (tmp_path / "huge.jpg").write_bytes(JPEG)
     os.truncate(tmp_path / "huge.jpg", 200 << 30)
-    tracemalloc.start()
-    try:
-        with pytest.raises(UnreadableImage, match=reason):
-            content_of(tmp_path / "huge.jpg")
-        assert tracemalloc.get_traced_memory()[1] < 10 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_large_image_is_read_whatever_its_format(tmp_path: Path) -> None:
-    """Those that are over the size from which on the start is looked at; some formats have no mark there."""
-    noise = Image.effect_noise((1100, 1100), 80)
-    for kind in ("PNG", "TIFF", "BMP", "TGA", "JPEG2000", "WEBP"):
-        (tmp_path / kind).write_bytes(encoded(noise, kind, **({"lossless": True} if kind == "WEBP" else {})))
-        os.truncate(tmp_path / kind, max(2 << 20, (tmp_path / kind).stat().st_size))
-        assert load(tmp_path / kind, PLAIN).shape == (8, 8, 3)
+    with pytest.raises(UnreadableImage, match="more than any image"):
+        content_of(tmp_path / "huge.jpg")
 
 
 def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
