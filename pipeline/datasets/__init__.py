@@ -64,8 +64,8 @@ def can_be_learned(root: Path, entries: list[Entry]) -> None:
     if len(classes) < 2:
         faults = next((f" ({entry.path}: {entry.fault})" for entry in entries if entry.fault), "")
         raise UserError(
-            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: the images of each class "
-            f"go into a folder named after it, or their labels into a table"
+            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: put the images of each "
+            f"class into a folder named after it, or their labels into a table"
         )
     trained = {entry.label for entry in entries if not entry.fault and entry.split in ("", "train")}
     for entry in entries:

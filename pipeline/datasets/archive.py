@@ -6,7 +6,6 @@ It is unpacked into the scratch folder; what is read is the folder that a lone f
 from __future__ import annotations
 
 import lzma
-import struct
 import tarfile
 import zipfile
 import zlib
@@ -67,13 +66,7 @@ def _name(member: zipfile.ZipInfo) -> str:
     if member.flag_bits & 0x800:  # APPNOTE, 4.4.4: UTF-8
         return member.filename
     # zipfile's guess, taken back; it ends names at a zero, too
-    raw, extra = member.orig_filename.partition("\0")[0].encode("cp437"), member.extra
-    while len(extra) >= 9:
-        kind, length, _, checksum = struct.unpack("<HHBI", extra[:9])
-        if kind == 0x7075 and checksum == zlib.crc32(raw):  # APPNOTE, 4.6.9: the name in UTF-8
-            raw = extra[9 : 4 + length]
-        extra = extra[4 + length :]
-    return raw.decode("utf-8", "surrogateescape")
+    return member.orig_filename.partition("\0")[0].encode("cp437").decode("utf-8", "surrogateescape")
 
 
 def _inner(folder: Path, labels: str) -> Path:

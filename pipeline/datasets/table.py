@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
@@ -36,21 +37,18 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     written = [entry.path for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
     lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110  # Path raises at long names
     if len(lost) > len(entries) / 2:
+        there = [str(file.relative_to(root)) for file, fault in files(root, frozenset()) if not fault]
+        alike = [file for file in there if _stem(file) == _stem(lost[0])]  # another folder, extension or case
+        nearest = "".join(f", but {file} is" for file in get_close_matches(lost[0], alike, n=1, cutoff=0))
         raise UserError(
             f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
-            f"{root / lost[0]}{_offer(root, PurePosixPath(lost[0]))}"
+            f"{root / lost[0]}{nearest}: correct the table's paths, which start from its folder"
         )
     return Found(entries)
 
 
-def _offer(root: Path, written: PurePosixPath) -> str:
-    """The file that is likely meant, which differs in its folder, its extension or upper and lower case."""
-    there = [PurePosixPath(file.relative_to(root)) for file, why in files(root, frozenset()) if not why]
-    names = {written.name.casefold(), written.stem.casefold()}
-    alike = [str(file) for file in there if names & {file.name.casefold(), file.stem.casefold()}]
-    for nearest in get_close_matches(str(written), alike, n=1, cutoff=0):
-        return f", but {nearest} is: correct the paths in the table, which start from its folder"
-    return ": paths start from the table's folder"
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem.casefold()
 
 
 def tables_in(folder: Path) -> dict[Path, str]:
@@ -68,26 +66,24 @@ def tables_in(folder: Path) -> dict[Path, str]:
 def _read(table: Path) -> tuple[StringIO, str, list[str]]:
     """Its text, its delimiter, and its columns by the names that the values of COLUMNS give them."""
     try:
-        text = table.read_bytes().decode("utf-8-sig")
+        lines = StringIO(table.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    lines = StringIO(text, newline=None)  # old spreadsheets end a line with \r alone
     widest: list[str] = []
     for delimiter in ",;\t":
-        first = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
         lines.seek(0)
-        names = [name.strip().lower() for name in first]
+        names = [
+            name.strip().lower() for name in next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+        ]
         columns = [COLUMNS.get(name, "") for name in names]
-        for column in COLUMNS.values():
-            if columns.count(column) > 1:
-                doubtful = ", ".join(name for name in names if COLUMNS.get(name) == column)
-                raise UserError(f"{table} has the columns {doubtful}, each of which may be the {column}: keep one")
-        if {"path", "label"} <= set(columns):
+        known = Counter(filter(None, columns))
+        if {"path", "label"} <= set(known) and max(known.values()) == 1:
+            lines.seek(0)
             return lines, delimiter, columns
         widest = max(widest, names, key=len)
     raise UserError(
-        f"{table} has the columns {', '.join(widest) or '(none)'}: in its first line there must be path (or file, "
-        f"filename, image) and label (or class, target), and there may be split and group"
+        f"{table} has the columns {', '.join(widest) or '(none)'}: in its first line there must be one path (or file, "
+        f"filename, image) and one label (or class, target), and there may be one split and one group"
     )
 
 

@@ -22,10 +22,7 @@ IDX = [f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in (
 
 
 class Official(NamedTuple):
-    """A class of torchvision.datasets: what it is asked for each official split, and the files that it downloads.
-
-    Loaders of image files are asked for their paths.
-    """
+    """A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads."""
 
     loader: str
     splits: dict[str, dict[str, Any]]

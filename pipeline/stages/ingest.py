@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +76,12 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
-    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
     with (
         tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
+        ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else ThreadPoolExecutor(1) as pool,
     ):
-        for _ in range(workers if workers > 1 else 0):  # they import what they need while the source is searched
+        for _ in range(workers):  # they import what they need while the source is searched
             pool.submit(decode, [], prepared)
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
@@ -102,7 +102,7 @@ def ingest(config: Ingest, images: Path) -> Ingested:
 
 
 def _written(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: ProcessPoolExecutor, workers: int
+    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: Executor, workers: int
 ) -> list[Block]:
     """All blocks without their pixels, which go to `images`."""
     blocks = []
@@ -117,13 +117,8 @@ def _written(
     return blocks
 
 
-def _decoded(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, pool: ProcessPoolExecutor, workers: int
-) -> Iterator[Block]:
+def _decoded(jobs: list[list[Entry]], preprocessing: Preprocessing, pool: Executor, workers: int) -> Iterator[Block]:
     """Blocks in the order of `jobs`, whatever the number of processes."""
-    if workers == 1:
-        yield from (decode(job, preprocessing) for job in jobs)
-        return
     waiting: deque[Future[Block]] = deque()
     for job in jobs:
         waiting.append(pool.submit(decode, job, preprocessing))
