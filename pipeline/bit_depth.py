@@ -76,11 +76,10 @@ def eight_bits(
     low, high, reached = float(values.min()), float(values.max()), _reached(values)
     if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
         raise UnreadableImage(f"its values run from {low:g} to {high:g}: bring them to 0-1, 0-255 or 0-65535")
-    white, peak = known.get(kind, USUAL.get(kind)), (kind, reached)
+    declared = 4095 if tags.get(Base.BitsPerSample) == (12,) else None
     if image.format == "PPM" and image.mode == "I":
-        white, peak = WIDEST, None  # Pillow brings its maxval to that
-    elif tags.get(Base.BitsPerSample) == (12,):
-        white, peak = 4095, None
+        declared = WIDEST  # Pillow brings its maxval to that
+    white = declared or known.get(kind, USUAL.get(kind))
     if white is None:
         raise UnreadableImage("nobody can say which of its 32-bit values is white: convert it to 8 bits")
     if reached > OVERSHOOT * _most(white):
@@ -88,7 +87,7 @@ def eight_bits(
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)
     if tags.get(Base.PhotometricInterpretation) == 0:  # white is zero: Pillow turns it round in 8 bits only
         scaled = 255 - scaled
-    return Image.fromarray(scaled.astype(np.uint8)), peak
+    return Image.fromarray(scaled.astype(np.uint8)), None if declared else (kind, reached)
 
 
 def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:

@@ -94,7 +94,7 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     if colours in ("CMYK", "YCCK"):  # print colours: Pillow knows about Adobe's inverted ones
         simplejpeg.decode_jpeg(content, "CMYK")  # for its errors, which Pillow passes over
         return _read_other(content, preprocessing)
-    if width * height > Image.MAX_IMAGE_PIXELS:
+    if width * height > MOST_PIXELS:
         raise UnreadableImage(TOO_LARGE)
     enough = 2 * preprocessing.size
     # A fraction of 2 or more is quicker to decode than the whole, one in between is not
@@ -123,7 +123,7 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
     page, mode, kind = _page(image), image.mode, image.format or "?"
-    if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow stops at twice as many
+    if image.width * image.height > MOST_PIXELS:  # Pillow stops at twice as many
         raise UnreadableImage(TOO_LARGE)
     values = values_of(image, content, page)
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)

@@ -263,8 +263,7 @@ class RawName(zipfile.ZipInfo):
 
 
 def test_names_in_a_zip_without_the_flag_of_utf8(root: Path, tmp_path: Path) -> None:
-    """macOS writes UTF-8 without saying so. Other names are asked about, not learned as something that nobody wrote: the
-    class is a fault, as in a folder."""
+    """macOS writes UTF-8 without saying so. A class whose name is in another encoding is a fault, as in a folder."""
     for raw, said in (
         ("Hänsel".encode(), ("Hänsel", "")),
         ("Hänsel".encode("latin-1"), ("H\\xe4nsel", "its name is not UTF-8: rename it")),

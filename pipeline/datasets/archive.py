@@ -36,7 +36,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     inner = _inner(scratch, labels)
     listed = (inner / labels).is_file()
     try:
-        found = (table if listed else image_folder).find(source, inner, scratch, labels)
+        found: Found = (table if listed else image_folder).find(source, inner, scratch, labels)
         can_be_learned(inner, found.entries)
     except UserError as error:  # people know the archive, not the folder that it was unpacked into
         others = " or ".join(str(path) for path, unfit in table.tables_in(inner).items() if not unfit and not listed)
