@@ -42,6 +42,8 @@ def dirty_folder(root: Path) -> Path:
     damaged = bytearray(good)
     damaged[len(good) // 2 : len(good) // 2 + 40] = bytes(range(216, 256))
     (cat / "damaged in the middle.jpg").write_bytes(bytes(damaged))
+    photo(9013).save(cat / "no end.jpg")
+    (cat / "no end.jpg").write_bytes((cat / "no end.jpg").read_bytes()[:-2])
     (cat / "empty.jpg").write_bytes(b"")
     (cat / "text.jpg").write_text("this is no picture")
     photo(9001).convert("CMYK").save(cat / "cmyk.jpg")

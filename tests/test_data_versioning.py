@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ class Bucket:
     """A bucket of the S3 server."""
 
     def __init__(self, endpoint: str, name: str) -> None:
-        self.endpoint, self.name = endpoint, name
-        keys = {name.lower(): value for name, value in KEYS.items()}
+        self.name = name
+        keys = {key.lower(): value for key, value in KEYS.items()}
         self.client: Any = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
         self.client.create_bucket(Bucket=name)
 
@@ -58,21 +57,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for command in ("git init -q -b main", "git add -A", "git commit -qm start"):
         made.run(command)
     return made
-
-
-@pytest.fixture(params=["folder", "s3"])
-def with_remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Project:
-    """The project with a remote in a folder, or in S3 with the keys in .dvc/config.local."""
-    if request.param == "folder":
-        project.run(f"dvc remote add -d storage {tmp_path / 'storage'}")
-    else:
-        bucket = Bucket(request.getfixturevalue("endpoint"), f"remote-{os.getpid()}-{time.monotonic_ns()}")
-        project.run(f"dvc remote add -d storage s3://{bucket.name}/project")
-        project.run(f"dvc remote modify storage endpointurl {bucket.endpoint}")
-        project.run("dvc remote modify --local storage access_key_id key")
-        project.run("dvc remote modify --local storage secret_access_key secret")
-    project.run("git commit -qam remote")
-    return project
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -106,20 +90,26 @@ def test_git_holds_the_pointer_and_never_the_images(project: Project) -> None:
     assert '"data/raw.dvc" -> "ingest"' in project.run("dvc dag --dot")
 
 
-def test_images_come_back_from_the_remote_in_any_version(with_remote: Project) -> None:
+def test_images_come_back_from_the_remote_in_any_version(project: Project, endpoint: str) -> None:
     """Two versions are pushed, cache and images are lost; the new one is pulled, and the old one is a checkout away."""
-    raw = write_digits(with_remote.root / RAW, classes=2, per_class=6)
-    old = commit_images(with_remote)
+    bucket = Bucket(endpoint, "remote")
+    project.run(f"dvc remote add -d storage s3://{bucket.name}/project")
+    project.run(f"dvc remote modify storage endpointurl {endpoint}")
+    project.run("dvc remote modify --local storage access_key_id key")
+    project.run("dvc remote modify --local storage secret_access_key secret")
+    project.run("git commit -qam remote")
+    raw = write_digits(project.root / RAW, classes=2, per_class=6)
+    old = commit_images(project)
     grow(raw)
-    new = commit_images(with_remote)
-    with_remote.run("dvc push --all-commits")
+    new = commit_images(project)
+    project.run("dvc push --all-commits")
 
     shutil.rmtree(raw)
-    shutil.rmtree(with_remote.root / ".dvc" / "cache")
-    with_remote.run(f"dvc pull --all-commits {RAW}.dvc")
+    shutil.rmtree(project.root / ".dvc" / "cache")
+    project.run(f"dvc pull --all-commits {RAW}.dvc")
     assert files(raw) == new
-    with_remote.run("git checkout -q HEAD~1")
-    with_remote.run(f"dvc checkout {RAW}.dvc")
+    project.run("git checkout -q HEAD~1")
+    project.run(f"dvc checkout {RAW}.dvc")
     assert files(raw) == old
 
 

@@ -131,6 +131,7 @@ def test_sixteen_bits_are_scaled_and_transparency_shows_the_background(dirty: Ju
         ("class_images", "critical", ["only one.jpg"]),
         ("one_label", "critical", ["003.jpg", "two labels.jpg"]),
         ("leakage", "warning", ["001.jpg", "002.jpg", "leaked, other quality.jpg", "leaked.jpg"]),
+        ("intact", "warning", ["no end.jpg"]),
         ("size", "warning", ["huge.jpg"]),
         ("contrast", "warning", ["black.jpg", "sixteen bit.png"]),
         ("sharpness_outlier", "warning", ["black.jpg", "blurred.jpg", "huge.jpg", "rgba.png", "sixteen bit.png"]),

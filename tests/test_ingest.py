@@ -111,20 +111,6 @@ def test_a_class_on_another_scale_is_set_aside(tmp_path: Path) -> None:
     assert {"readable", "known_classes"} <= failed
 
 
-def test_a_repaired_file_is_a_warning(tmp_path: Path, digit_folder: Path) -> None:
-    """A JPEG without its end marker stands in the data set, and among the findings."""
-    root = shutil.copytree(digit_folder, tmp_path / "images")
-    Image.effect_noise((40, 30), 60).save(tmp_path / "good.jpg")
-    (root / "digit-1" / "no end.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-2])
-    found = ingest(config(root), tmp_path / "images.npy")
-    assert found.quarantine.empty
-    judged = validate(
-        found.manifest, found.quarantine, read_images(tmp_path / "images.npy"), None, Validate(), tmp_path / "docs"
-    )
-    (finding,) = (finding for finding in judged.findings if finding.check == "intact")
-    assert (finding.severity, finding.passed, finding.first) == ("warning", False, ["digit-1/no end.jpg"])
-
-
 def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:
     """Shifted labels would look like a bad model."""
     np.save(tmp_path / "images.npy", np.zeros((7, 16, 16, 3), np.uint8))

@@ -5,8 +5,8 @@ A file that serves several sources names them in `NAMES`; otherwise the source i
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -70,14 +70,8 @@ def can_be_learned(root: Path, entries: list[Entry]) -> None:
     trained = {entry.label for entry in entries if not entry.fault and entry.split in ("", "train")}
     for entry in entries:
         if not entry.fault and entry.label not in trained:
-            like = [name for name in trained if _folded(name) == _folded(entry.label)]
-            fix = (
-                f"there it is {like[0]!r}: give both the same case and Unicode form"
-                if like
-                else "add some or remove it"
+            near = get_close_matches(entry.label, trained, n=3, cutoff=0)
+            raise UserError(
+                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/, which has {', '.join(near)}: "
+                f"add some, remove it, or give both the same case and Unicode form"
             )
-            raise UserError(f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/: {fix}")
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold()

@@ -26,8 +26,6 @@ LOOP = "a link to a folder that holds it (loop)"
 TWICE = "a link to a folder that was read already"
 NOT_TEXT = "its name is not UTF-8: rename it"  # parquet and CSV hold text
 
-Identity = tuple[int, int]  # device and inode: the same whatever links lead there
-
 
 def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
     """Under which name it is counted, or "" if it may be an image, a class or what holds them."""
@@ -58,29 +56,24 @@ def is_folder(path: Path | os.DirEntry[str]) -> bool:
     return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where permissions are missing
 
 
-def identity(folder: Path) -> Identity:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def lineage(folder: Path) -> frozenset[Identity]:
-    """A folder and all that hold it: a link to one of them, somewhere below, is a loop."""
+def lineage(folder: Path) -> frozenset[Path]:
+    """A folder and all that hold it, without links: a link to one of them, somewhere below, is a loop."""
     real = folder.resolve()
-    return frozenset(identity(path) for path in (real, *real.parents))
+    return frozenset((real, *real.parents))
 
 
-def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
+def files(folder: Path, above: frozenset[Path]) -> list[tuple[Path, str]]:
     """Every file below a folder, and why it cannot be an image, or "". Links that are not followed stand among them.
 
     `above` is the lineage of what the folder stands in. Links wait until all real folders are read, so that it is
     always the link that is told to be the second way to a folder.
     """
     found: list[tuple[Path, str]] = []
-    entered: set[Identity] = set()
-    real, links = [(folder, above)], list[tuple[Path, frozenset[Identity]]]()
+    entered: set[Path] = set()
+    real, links = [(folder, above)], list[tuple[Path, frozenset[Path]]]()
     while real or links:
         here, above = (real or links).pop(0)
-        me = identity(here)
+        me = here.resolve()
         if me in above or me in entered:
             found.append((here, LOOP if me in above else TWICE))
             continue

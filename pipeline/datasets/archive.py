@@ -74,5 +74,5 @@ def _inner(folder: Path, labels: str) -> Path:
     inside = subfolders(folder)
     if (folder / labels).is_file() or len(inside) != 1 or inside[0].is_symlink():
         return folder
-    leads_on = subfolders(inside[0]) and not image_folder.split_of(inside[0])
+    leads_on = subfolders(inside[0]) and inside[0].name.lower() not in image_folder.SPLITS
     return _inner(inside[0], labels) if leads_on or (inside[0] / labels).is_file() else folder

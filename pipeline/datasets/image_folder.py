@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.datasets import Entry, Found
 from pipeline.datasets import _folders as folders
-from pipeline.datasets._folders import LOOP, NOT_TEXT, PASSED_OVER, Identity, is_folder, lineage, printable, subfolders
+from pipeline.datasets._folders import LOOP, NOT_TEXT, PASSED_OVER, is_folder, lineage, printable, subfolders
 from pipeline.errors import UserError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -47,8 +47,7 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
             parts = entry.path.split("/")[1 if entry.split else 0 :]
             inside.setdefault(entry.label, set()).update(parts[1:-1][:1])
     shared = {name for name, count in Counter(chain.from_iterable(inside.values())).items() if count > 1}
-    # Below a real train/ a class may be called test; images and masks alone are a segmentation's there, too
-    real = any(entry.split for entry in entries)
+    real = any(entry.split for entry in entries)  # below a real train/ a class may be called test
     splits = [] if real else _splits(inside)
     told = [_told(name) for name in inside]
     if splits or 1 < len(told) == sum(rest == "" and not (real and words - PARTS) for rest, words in told):
@@ -93,10 +92,8 @@ def _splits(names: Iterable[str]) -> list[str]:
 
 
 def _told(name: str) -> tuple[str, set[str]]:
-    """What a name says of its images, and its words that tell of a split or a part: cats and train of `train_cats`.
-
-    `trainset` is a word of a split, `contest` and `valley` are none.
-    """
+    """What a name says of its images, and its words that tell of a split or a part: `train_cats`: cats, and train.
+    `trainset` is such a word, `contest` and `valley` are none."""
     words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
     known = {word for word in words if IN_DISGUISE.sub("", word) in GLUED and word not in ("x", "y")}
     return " ".join(word for word in words if word not in known) if words else name, known
@@ -112,11 +109,8 @@ def _everything(root: Path) -> list[Entry]:
         raise UserError(f"{root} is not a folder with sub-folders: put the images of each class into {root}/CLASS/")
     above = lineage(root)
     # `train` without folders in it is a class of locomotives
-    splits = {
-        part: split_of(part)
-        for part in parts
-        if split_of(part) and folders.identity(part) not in above and subfolders(part)
-    }
+    named = [part for part in parts if part.name.lower() in SPLITS]
+    splits = {part: SPLITS[part.name.lower()] for part in named if part.resolve() not in above and subfolders(part)}
     if "train" not in splits.values():
         if len(splits) == len(parts):
             raise UserError(f"{root} has {', '.join(part.name for part in parts)} but no train/: add it")
@@ -127,7 +121,7 @@ def _everything(root: Path) -> list[Entry]:
     for part in parts:
         if part in splits:
             entries += _classes(root, part, splits[part], above | lineage(part))
-        elif folders.identity(part) in above:
+        elif part.resolve() in above:
             entries.append(_entry(root, part, part.name, "", LOOP))
         else:
             raise UserError(
@@ -137,11 +131,7 @@ def _everything(root: Path) -> list[Entry]:
     return entries
 
 
-def split_of(folder: Path) -> str:
-    return SPLITS.get(folder.name.lower(), "")
-
-
-def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
+def _classes(root: Path, folder: Path, split: str, above: frozenset[Path]) -> list[Entry]:
     """What lies in the class folders of a folder, and beside them."""
     entries = _beside(root, folder, split)
     for label in subfolders(folder):
