@@ -60,8 +60,7 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
     return None
 
 
-def _unpacked(tile: Any, name: str) -> Any:
-    """The tile with the name of another of Pillow's unpackers."""
+def _unpacked(tile: Any, name: str) -> Any:  # by another of Pillow's unpackers
     return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
 
 

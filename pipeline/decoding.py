@@ -22,8 +22,8 @@ FOUND = ("path", "class", "source_split", "group", "width", "height", "mode", "f
 
 @dataclass(frozen=True)
 class Block:
-    """A run of images: `pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable ones, and
-    (path, class, reason) of the others. `peaks`: path and `Decoded.peak`."""
+    """`pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable images, (path, class, reason) of
+    the others. `peaks`: path and `Decoded.peak`."""
 
     pixels_NHWC: np.ndarray
     columns: dict[str, Any]
@@ -37,7 +37,14 @@ def decode(entries: list[Entry], preprocessing: Preprocessing) -> Block:
     quarantined, peaks = [], []
     for entry in entries:
         try:
-            content, image = _decode(entry, preprocessing)
+            if entry.fault:
+                raise UnreadableImage(entry.fault)
+            if isinstance(entry.content, Path):
+                content = content_of(entry.content)
+                image = read(content, preprocessing)
+            else:
+                (height, width), content = entry.content.shape[:2], entry.content.tobytes()
+                image = Decoded(entry.content, width, height, "RGB", "array")
         except UnreadableImage as reason:
             quarantined.append((entry.path, entry.label, str(reason)))
             continue
@@ -50,13 +57,3 @@ def decode(entries: list[Entry], preprocessing: Preprocessing) -> Block:
     block_NHWC = np.concatenate(pixels)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(FOUND)}
     return Block(block_NHWC, {**columns, **measure(block_NHWC)}, quarantined, peaks)
-
-
-def _decode(entry: Entry, preprocessing: Preprocessing) -> tuple[bytes, Decoded]:
-    if entry.fault:
-        raise UnreadableImage(entry.fault)
-    if isinstance(entry.content, Path):
-        content = content_of(entry.content)
-        return content, read(content, preprocessing)
-    height, width = entry.content.shape[:2]
-    return entry.content.tobytes(), Decoded(entry.content, width, height, "RGB", "array")

@@ -50,9 +50,9 @@ class Decoded:
 
 
 def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    """Decode the bytes of one image file. Raises UnreadableImage with the reason.
+    """Decode one image file: turned upright, transparency on the background, more than 8 bits scaled and not clipped.
 
-    EXIF orientation is applied; transparency is composited on the background; more than 8 bits are scaled, not clipped.
+    Raises UnreadableImage with the reason.
     """
     if not content:
         raise UnreadableImage("the file is empty")

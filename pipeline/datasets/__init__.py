@@ -72,6 +72,6 @@ def can_be_learned(root: Path, entries: list[Entry]) -> None:
         if not entry.fault and entry.label not in trained:
             near = get_close_matches(entry.label, trained, n=3, cutoff=0)
             raise UserError(
-                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/, which has {', '.join(near)}: "
-                f"add some, remove it, or give both the same case and Unicode form"
+                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/ (but {', '.join(near)}): "
+                f"add some, remove it, or write both names alike"
             )

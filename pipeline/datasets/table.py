@@ -38,17 +38,16 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110  # Path raises at long names
     if len(lost) > len(entries) / 2:
         there = [str(file.relative_to(root)) for file, fault in files(root, frozenset()) if not fault]
-        alike = [file for file in there if _stem(file) == _stem(lost[0])]  # another folder, extension or case
+        stem = PurePosixPath(lost[0]).stem.casefold()
+        alike = [
+            file for file in there if PurePosixPath(file).stem.casefold() == stem
+        ]  # another folder, extension, case
         nearest = "".join(f", but {file} is" for file in get_close_matches(lost[0], alike, n=1, cutoff=0))
         raise UserError(
             f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
             f"{root / lost[0]}{nearest}: correct the table's paths, which start from its folder"
         )
     return Found(entries)
-
-
-def _stem(path: str) -> str:
-    return PurePosixPath(path).stem.casefold()
 
 
 def tables_in(folder: Path) -> dict[Path, str]:
