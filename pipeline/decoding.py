@@ -22,8 +22,8 @@ FOUND = ("path", "class", "source_split", "group", "width", "height", "mode", "f
 
 @dataclass(frozen=True)
 class Block:
-    """`pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable images, (path, class, reason) of
-    the others. `peaks`: path and `Decoded.peak`."""
+    """`pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable images; path, class and reason
+    of the others; `peaks`: path and `Decoded.peak`."""
 
     pixels_NHWC: np.ndarray
     columns: dict[str, Any]
