@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
 from pipeline import layout
+from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")

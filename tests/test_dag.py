@@ -89,7 +89,7 @@ def read_modules(stage: str) -> set[str]:
 def test_the_layout_and_the_dag_name_the_same_paths() -> None:
     """Each path of layout.py is an output in dvc.yaml, and each output there is one of layout.py."""
     declared = {out.replace("${key}", "NAME") for stage in STAGES for out in outputs(stage)}
-    arguments = {"name": ["NAME"], "stage": [*STAGES], "variant": [*VARIANTS], "seed": [0],
+    arguments: dict[str, list[object]] = {"name": ["NAME"], "stage": [*STAGES], "variant": [*VARIANTS], "seed": [0],
                  "kind": ["confusion", "curves", "mistakes", "reliability"]}  # fmt: skip
     named = {str(value) for name, value in vars(layout).items() if isinstance(value, Path) and name != "ARTIFACTS"}
     made: dict[str, set[str]] = {}

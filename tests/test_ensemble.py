@@ -13,12 +13,11 @@ import torch
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Evaluate, Export, Params, Prune, Quantize, load
-from pipeline.errors import UserError
 from pipeline.networks import weights
 from pipeline.networks.architectures.ensemble import Ensemble, Normalized
 from pipeline.networks.deployable import probabilities
 from pipeline.networks.weights import fresh
-from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics, run
+from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
@@ -132,12 +131,6 @@ def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=re.escape(said)):
         load(tmp_path / "params.yaml")
-
-
-def test_an_ensemble_that_does_not_exist_is_refused(params: Params) -> None:
-    """By the stage, before anything is read."""
-    with pytest.raises(UserError, match="no ensemble 'e'"):
-        run(params, "e")
 
 
 def test_an_ensemble_counts_as_a_model(params: Params) -> None:

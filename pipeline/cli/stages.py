@@ -10,21 +10,22 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
+from inspect import signature
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.config import files_of, load
+from pipeline.errors import UserError
 
-Name = Annotated[str | None, typer.Argument(help="An entry of `models` or `ensembles`, where the stage is of one.")]
+Name = Annotated[str, typer.Argument(help="An entry of `models` or `ensembles`, where the stage is of one.")]
 
 
 def commands() -> dict[str, Callable[..., None]]:
     """A command for each stage, by its name."""
 
     def command(stage: str) -> Callable[..., None]:
-        def run(name: Name = None) -> None:
+        def run(name: Name = "") -> None:
             run_stage(stage, name)
 
         return run
@@ -32,21 +33,25 @@ def commands() -> dict[str, Callable[..., None]]:
     return {stage: command(stage) for stage in files_of("stages")}
 
 
-def run_stage(stage: str, name: str | None = None) -> None:
-    """Raises UserError for wrong parameters."""
+def run_stage(stage: str, name: str = "") -> None:
+    """Raises UserError for wrong parameters, and for a name that is missing or unknown."""
     start = time.perf_counter()
-    config = load(Path("params.yaml"))
-    arguments: list[Any] = [config] if name is None else [config, name]
+    config = load()
+    run = import_module(f"pipeline.stages.{stage}").run
+    arguments: dict[str, Any] = {"config": config}
+    if "name" in signature(run).parameters:
+        if name not in config.everything:
+            raise UserError(f"{stage} needs a name of params.yaml: {', '.join(config.everything)}")
+        arguments["name"] = name
     if stage == "train":
         from pipeline.tracking import live_run
 
-        arguments.append(partial(live_run, config, name))
-    facts = import_module(f"pipeline.stages.{stage}").run(*arguments)
+        arguments["live"] = partial(live_run, config, name)
+    facts = run(**arguments)
     if not facts:  # a process of a distributed training that is not the main one
         return
-    title = stage if name is None else f"{stage} {name}"
-    print(f"{title}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
-    changed = [name] if name is not None else config.everything if stage == "benchmark" else []
+    print(f"{f'{stage} {name}'.strip()}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
+    changed = [name] if name else config.everything if stage == "benchmark" else []
     if changed:
         from pipeline.tracking import sync_or_warn
 
