@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,29 +23,23 @@ def turn(device: torch.device) -> FileLock:
 def free_bytes(device: torch.device) -> int:
     """What a training may still use on the device."""
     if device.type == "cuda":
-        # What torch keeps for its next tensors is free for them
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        # What torch holds for its next tensors is free for them
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     return min(int(psutil.virtual_memory().available), *_left_in_cgroups())
 
 
 def _left_in_cgroups() -> list[int]:
     """Of each control group that this process is in and that has a limit (version 2 and 1); one huge number else."""
     left = [1 << 62]
-    membership = Path("/proc/self/cgroup")
-    if not membership.exists():  # not Linux
-        return left
-    for line in membership.read_text(encoding="utf-8").splitlines():
-        _, controllers, name = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        files = (
-            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
+    membership = Path("/proc/self/cgroup")  # on Linux
+    lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
+    for _, controllers, name in (line.split(":", 2) for line in lines):
+        files = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         # In a container the group's own name may not be visible: then the root is the container's
         for folder in (CGROUPS / controllers / name.lstrip("/"), CGROUPS / controllers):
-            limit, used = (folder / f"memory.{file}" for file in files)
-            if limit.exists() and used.exists() and limit.read_text(encoding="utf-8").strip().isdigit():
-                left.append(int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
+            with suppress(OSError, ValueError):  # no such file, or no limit
+                limit, used = (int((folder / file).read_text(encoding="utf-8")) for file in files)
+                left.append(limit - used)
                 break
     return left
