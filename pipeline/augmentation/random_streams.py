@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-class Draws:
+class RandomStream:
     """A stream of its own, so that it depends on nothing but the seed and the sizes of the batches."""
 
     def __init__(self, device: torch.device, seed: int) -> None:

@@ -18,7 +18,6 @@ from pipeline import layout
 from pipeline.artifacts import ModelCard, sha256, write_json, write_table
 from pipeline.config import Params, Prune, Train
 from pipeline.networks import weights
-from pipeline.networks.architectures import learning_rates
 from pipeline.networks.deployable import last_dense
 from pipeline.stages.train import metrics
 from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
@@ -73,8 +72,7 @@ def prune(
         remove_channels(network, card, config)
         if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
             network.frozen = False  # type: ignore[assignment]  # a plain flag
-        rates = learning_rates(network, card.architecture, card.options)
-        fitted = fit(network, card, inputs, gentle, rates=rates, checkpoints=checkpoints)
+        fitted = fit(network, card, inputs, gentle, checkpoints=checkpoints)
     else:
         print(f"nothing to prune: {card.architecture} has no layer but the last one")
         fitted = as_it_is(network, card, inputs, choose_device(recipe.device))

@@ -30,7 +30,7 @@ from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_ca
 from pipeline.training.loop import Fitted, fit
 from pipeline.training.signals import ended_at_once
 
-# Of (folder of the note which run it is, key of the training, whether this process is the main one): see tracking/live.py
+# Of the folder for a note which run it is, the training's key, and whether this is the main process: tracking/live.py
 Live = Callable[[Path, str, bool], AbstractContextManager[Any]]
 Row = dict[str, float]
 
@@ -109,9 +109,9 @@ def train(
         seeded, told = recipe.model_copy(update={"seed": seed}), partial(on_epoch, seed)
         if recipe.seeds > 1 and group.is_main:
             print(f"seed {seed}, {seed - recipe.seed + 1} of {recipe.seeds}", flush=True)
-        network, rates = initialized(card, inputs, seed)
+        network = initialized(card, inputs, seed)
         if by_gradients:
-            fits[seed] = fit(network, card, inputs, seeded, told, rates=rates, checkpoints=checkpoints, group=group)
+            fits[seed] = fit(network, card, inputs, seeded, told, checkpoints, group)
         else:
             fits[seed] = fit_closed_form(network, card, inputs, seeded, told)
         measured[seed] = metrics(fits[seed], card, inputs) | {"by_gradients": by_gradients}

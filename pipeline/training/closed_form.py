@@ -18,8 +18,7 @@ from pipeline.networks.architectures import checked, find
 from pipeline.networks.deployable import features, last_dense, probabilities
 from pipeline.training.device import Placement, choose_device
 from pipeline.training.inputs import TrainingInputs
-from pipeline.training.loop import Fitted, OnEpoch
-from pipeline.training.progress import say
+from pipeline.training.loop import Fitted, OnEpoch, say
 
 
 def fit_closed_form(

@@ -67,7 +67,7 @@ class Workers(Generic[_Worker]):
 
 
 def replica(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy on the same weights, with gradients, statistics of batch norm and random numbers for dropout of its own."""
+    """A copy on the same weights, with its own gradients, statistics of batch norm and random numbers for dropout."""
     twin = batch_norm.replica(network, share_gradients=False)
     for module in twin.modules():
         if isinstance(module, nn.Dropout):  # mypy knows methods only, and torch calls what the instance has

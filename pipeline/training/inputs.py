@@ -13,7 +13,7 @@ from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, read
 from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Model, Train
-from pipeline.networks.architectures import checked, find, learning_rates
+from pipeline.networks.architectures import checked, find
 from pipeline.networks.weights import fresh
 from pipeline.preprocessing import Preprocessing
 from pipeline.training.balance import Balance, limited
@@ -76,8 +76,8 @@ def read_card(model: Model, class_names: tuple[str, ...]) -> ModelCard:
     return ModelCard(model.architecture, class_names, prepared, mean, std, model.options)
 
 
-def initialized(card: ModelCard, inputs: TrainingInputs, seed: int) -> tuple[nn.Module, dict[str, float]]:
-    """A network as its training begins with it, and the factors on the learning rate of some of its parameters."""
+def initialized(card: ModelCard, inputs: TrainingInputs, seed: int) -> nn.Module:
+    """A network as its training begins with it. Seeds torch's generator."""
     torch.manual_seed(seed)
     network = fresh(card)
     file, options = find(card.architecture), checked(card.architecture, card.options)
@@ -87,4 +87,4 @@ def initialized(card: ModelCard, inputs: TrainingInputs, seed: int) -> tuple[nn.
         some = np.random.default_rng(seed).permutation(inputs.rows)[:LOOKED_AT]
         plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)
         file.prepare(network, plain(torch.from_numpy(inputs.images_NHWC[np.sort(some)])))
-    return network, learning_rates(network, card.architecture, card.options)
+    return network

@@ -23,7 +23,6 @@ from pipeline.training.data_loading import DataLoader, data_loader
 from pipeline.training.device import Placement, place
 from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.inputs import TrainingInputs
-from pipeline.training.progress import device_health, say
 from pipeline.training.schedule import share
 from pipeline.training.signals import Interrupted, Stop, noticed
 from pipeline.training.step import NEVER, TrainingStep
@@ -51,12 +50,10 @@ def fit(
     inputs: TrainingInputs,
     recipe: Train,
     on_epoch: OnEpoch = lambda row, cost: None,
-    *,
-    rates: Mapping[str, float] | None = None,
     checkpoints: Checkpoints = NOWHERE,
     group: Distributed = ALONE,
 ) -> Fitted:
-    """Train in place, from the checkpoint if there is one. `rates`: see optimizer.py. Seeds torch's generator.
+    """Train in place, from the checkpoint if there is one.
 
     Raises UserError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
     then in the checkpoint.
@@ -68,7 +65,7 @@ def fit(
     rows = np.concatenate([inputs.rows, inputs.val_rows])
     sharers = group.size if placement.device.type == "cpu" else 1
     try:
-        step = TrainingStep(network, card, inputs, recipe, placement, rates or {}, group)
+        step = TrainingStep(network, card, inputs, recipe, placement, group)
         loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
         training = _Training(step, inputs, loader, checkpoints, on_epoch)
         if state:
@@ -77,8 +74,8 @@ def fit(
             training.run(stop)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the GPU has not enough memory ({str(error).split('.')[0]}): lower train.micro_batch or ingest.image_size, "
-            f"set train.images to streamed, choose a smaller network, or set train.device to cpu"
+            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
+            f"train.micro_batch or ingest.image_size, choose a smaller network, or set train.device to cpu"
         ) from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
@@ -96,6 +93,17 @@ def batches_of(inputs: TrainingInputs, recipe: Train, epoch: int, processes: int
     # Batch norm has no variance over a single image
     most = max(1, len(drawn) // (2 * processes))
     return np.array_split(drawn, min(math.ceil(len(drawn) / recipe.batch_size), most))
+
+
+def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
+    """A plain line for an epoch; `left`: seconds to go, about."""
+    minutes, seconds = divmod(round(left), 60)
+    print(
+        f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
+        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
+        f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go",
+        flush=True,
+    )
 
 
 class _Training:
@@ -197,8 +205,10 @@ class _Training:
             "epoch_seconds": time.perf_counter() - start,
             "images_per_second": images / trained,
             "data_wait_share": (self.loader.waited - waited) / trained,
-            **device_health(step.device),
         }
+        if step.device.type == "cuda":
+            cost["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+            torch.cuda.reset_peak_memory_stats()
         self._save_if(self.checkpoints.due())
         if self.group.is_main:
             left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]

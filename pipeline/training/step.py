@@ -7,7 +7,7 @@ training that goes on from a checkpoint, or does a step again, draws what it wou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.mixup import Mixer
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
+from pipeline.networks.architectures import learning_rates
 from pipeline.training import batch_norm, data_parallel
 from pipeline.training.checkpointing import State
 from pipeline.training.data_parallel import LANES, Workers, workers_for
@@ -65,14 +66,12 @@ class TrainingStep:
         inputs: TrainingInputs,
         recipe: Train,
         placement: Placement,
-        rates: Mapping[str, float],
         group: Distributed = ALONE,
     ) -> None:
-        """`rates`: see `make_optimizer`."""
         self.device = device = placement.device
         self.recipe, self.placement, self.group = recipe, placement, group
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(network, recipe, rates)
+        self.optimizer = make_optimizer(network, recipe, learning_rates(network, card.architecture, card.options))
         self.learning = [p for each in self.optimizer.param_groups for p in each["params"]]
         self.ema = Ema(network, recipe.ema) if recipe.ema else None
         self.wrapped = group.wrap(network, device)
@@ -90,16 +89,18 @@ class TrainingStep:
         self.replicated = bool(networks)
         if not networks:
             networks = [torch.compile(self.wrapped) if recipe.compile else self.wrapped]  # type: ignore[list-item]  # a module
-        self.workers = Workers([
-            Worker(
-                twin,
-                generator,
-                batch_norm.observer(self.validated),
-                Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed),
-                Mixer(inputs.policy, device, recipe.seed),
-            )
-            for twin, generator in zip(networks, generators or [None], strict=True)
-        ])
+        self.workers = Workers(
+            [
+                Worker(
+                    twin,
+                    generator,
+                    batch_norm.observer(self.validated),
+                    Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed),
+                    Mixer(inputs.policy, device, recipe.seed),
+                )
+                for twin, generator in zip(networks, generators or [None], strict=True)
+            ]
+        )
         self.reset_tally()
 
     @property
