@@ -13,7 +13,7 @@ from pipeline.cli import data as inspection
 from pipeline.cli import describe, lr_find
 from pipeline.cli import init as setup
 from pipeline.cli import registry as shipping
-from pipeline.commands import data, models, training
+from pipeline.commands import data, models
 from pipeline.errors import UserError
 from pipeline.training.signals import Interrupted
 
@@ -37,7 +37,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     ],
     "Stages (called by dvc.yaml)": [
         *(data.ingest, data.validate, data.split, data.augment),
-        *(training.train, training.prune, models.combine, models.export, models.quantize, models.evaluate),
+        *(models.combine, models.export, models.quantize, models.evaluate),
         *(models.audit, models.benchmark, models.report),
     ],
 }

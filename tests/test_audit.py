@@ -9,10 +9,10 @@ import torch
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.augmentation.policy import POLICIES
-from pipeline.config import Audit, Train
+from pipeline.config import Audit
 from pipeline.stages.audit import audit, held_out_probabilities
 from pipeline.stages.train import train
-from pipeline.training.balance import balanced
+from tests.inputs import inputs_of, recipe
 
 CPU = torch.device("cpu")
 
@@ -27,10 +27,7 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
     spoiled = Dataset(
         dataset.images_NHWC, labels, dataset.splits.assign(**{"class": names[labels]}), dataset.class_names
     )
-    rows = spoiled.rows("train")
-    balance = balanced(rows, labels[rows], spoiled.class_names, "none", 0)
-    recipe = Train(epochs=12, batch_size=16, learning_rate=0.05, device="cpu", precision="float32", threads=1)
-    fitted = train(card, spoiled, balance, POLICIES["digits"], recipe, lambda seed, epoch: None).fitted
+    fitted = train(card, inputs_of(spoiled, policy=POLICIES["digits"]), recipe(epochs=12)).fitted
     found = audit("simple_cnn", fitted.network, card, spoiled, Audit(shown=5), CPU)
     suspected = set(found.suspects["path"])
     planted = set(dataset.splits["path"].iloc[wrong])
