@@ -37,7 +37,8 @@ def test_steps_fall_every_so_many_epochs() -> None:
 
 
 @pytest.mark.parametrize(("losses", "wanted"), [
-    ([3.0, 2.0, 1.0], 1), ([3.0, 2.0, 1.0, 1.0], 1), ([1.0, 1.0, 1.1, 1.2, 1.0], 0.25), ([1.0, 1.0, 1.1, 0.5, 0.6], 0.5),
+    ([3.0, 2.0, 1.0], 1), ([3.0, 2.0, 1.0, 1.0], 1),
+    ([1.0, 1.0, 1.1, 1.2, 1.0], 0.25), ([1.0, 1.0, 1.1, 0.5, 0.6], 0.5),
 ])  # fmt: skip
 def test_a_plateau_lowers_the_rate(losses: list[float], wanted: float) -> None:
     """After `step_epochs` epochs without a lower validation loss, and again after as many more."""

@@ -18,8 +18,8 @@ from pipeline.artifacts import Dataset, ModelCard, read_table
 from pipeline.augmentation.policy import POLICIES, Policy
 from pipeline.config import RECIPES, Train
 from pipeline.networks import weights
-from pipeline.training.data_loading import Resident, Streamed, data_loader, free_bytes, turn
-from pipeline.training.loop import Fitted, batches_of, fit
+from pipeline.training.data_loading import Resident, Streamed, batches_of, data_loader, free_bytes, turn
+from pipeline.training.loop import Fitted, fit
 from pipeline.training.optimizer import make_optimizer
 from tests.inputs import RECIPE, inputs_of, recipe
 from tests.workspace import environment, workspace

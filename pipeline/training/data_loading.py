@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -17,6 +18,8 @@ import torch
 from filelock import FileLock
 
 from pipeline.artifacts import expect_random_access
+from pipeline.config import Train
+from pipeline.training.inputs import TrainingInputs
 
 AHEAD = 4  # batches that wait for the network
 ROOM = 0.5  # share of the free memory that the images may take: the network needs the rest
@@ -95,6 +98,20 @@ def data_loader(
         if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
             return Streamed(images_NHWC, labels, device)
         return Resident(images_NHWC, labels, used, device)
+
+
+def batches_of(inputs: TrainingInputs, recipe: Train, epoch: int, processes: int = 1) -> list[np.ndarray]:
+    """The rows of each batch of an epoch, drawn by the seed and the epoch alone: each once, or with replacement where
+    rare classes come more often. All batches are of one size, give or take an image: a small one at the end would move
+    the weights, and batch norm, as far as the others do."""
+    order, chances = np.random.default_rng([recipe.seed, epoch]), inputs.draw_weights
+    if chances is None:
+        drawn = order.permutation(inputs.rows)
+    else:
+        drawn = order.choice(inputs.rows, len(inputs.rows), p=chances / chances.sum())
+    # Batch norm has no variance over a single image
+    most = max(1, len(drawn) // (2 * processes))
+    return np.array_split(drawn, min(math.ceil(len(drawn) / recipe.batch_size), most))
 
 
 def turn(device: torch.device) -> FileLock:

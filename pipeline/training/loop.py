@@ -19,7 +19,7 @@ from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.training import batch_norm
 from pipeline.training.checkpointing import NOWHERE, Checkpoints, State
-from pipeline.training.data_loading import DataLoader, data_loader
+from pipeline.training.data_loading import DataLoader, batches_of, data_loader
 from pipeline.training.device import Placement, place
 from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.inputs import TrainingInputs
@@ -30,6 +30,7 @@ from pipeline.training.step import NEVER, TrainingStep
 ASK = 20  # steps of several processes between two questions whether to stop: each costs a wait for all
 LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
 
+POSITION = ("history", "best_state", "best_epoch", "done")  # what a checkpoint holds beside the state of the step
 # Told after each epoch: its row of the history, and its cost, which stays out of DVC's outputs
 OnEpoch = Callable[[dict[str, float], dict[str, float]], None]
 
@@ -67,11 +68,11 @@ def fit(
     try:
         step = TrainingStep(network, card, inputs, recipe, placement, group)
         loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
-        training = _Training(step, inputs, loader, checkpoints, on_epoch)
+        training = _Training(step, inputs, loader, checkpoints)
         if state:
             training.load(state)
         with noticed() as stop, step.workers.at_work():
-            training.run(stop)
+            training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
@@ -79,20 +80,6 @@ def fit(
         ) from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
-
-
-def batches_of(inputs: TrainingInputs, recipe: Train, epoch: int, processes: int = 1) -> list[np.ndarray]:
-    """The rows of each batch of an epoch: a permutation, or draws with replacement where rare classes come more often;
-    a function of the seed and the epoch alone. All batches are of one size, give or take an image: a small one at the
-    end would move the weights, and batch norm, as far as the others do."""
-    order, chances = np.random.default_rng([recipe.seed, epoch]), inputs.draw_weights
-    if chances is None:
-        drawn = order.permutation(inputs.rows)
-    else:
-        drawn = order.choice(inputs.rows, len(inputs.rows), p=chances / chances.sum())
-    # Batch norm has no variance over a single image
-    most = max(1, len(drawn) // (2 * processes))
-    return np.array_split(drawn, min(math.ceil(len(drawn) / recipe.batch_size), most))
 
 
 def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
@@ -107,18 +94,13 @@ def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> Non
 
 
 class _Training:
-    """Where a training stands: what a checkpoint holds beside the state of the step."""
+    """Where a training stands."""
 
     def __init__(
-        self,
-        step: TrainingStep,
-        inputs: TrainingInputs,
-        loader: DataLoader,
-        checkpoints: Checkpoints,
-        on_epoch: OnEpoch,
+        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints
     ) -> None:
         self.step, self.recipe, self.group = step, step.recipe, step.group
-        self.inputs, self.loader, self.checkpoints, self.on_epoch = inputs, loader, checkpoints, on_epoch
+        self.inputs, self.loader, self.checkpoints = inputs, loader, checkpoints
         self.history: list[dict[str, float]] = []
         self.best_state: State = copy.deepcopy(step.validated.state_dict())
         self.best_epoch = 0
@@ -128,27 +110,26 @@ class _Training:
         self.steps = len(batches_of(inputs, step.recipe, 1, step.group.size))
 
     def state(self) -> State:
-        return {
-            "training_step": self.step.state(),
-            "history": self.history,
-            "best_state": self.best_state,
-            "best_epoch": self.best_epoch,
-            "done": self.done,
-            "seconds": time.perf_counter() - self.start,
-        }
+        position = {name: getattr(self, name) for name in POSITION}
+        return {"step": self.step.state(), "seconds": time.perf_counter() - self.start, **position}
 
     def load(self, state: State) -> None:
-        self.step.load(state["training_step"])
-        self.history, self.best_state = state["history"], state["best_state"]
-        self.best_epoch, self.done = state["best_epoch"], state["done"]
+        self.step.load(state["step"])
+        for name in POSITION:
+            setattr(self, name, state[name])
         self.now = state["seconds"]
         self.start = time.perf_counter() - self.now
         if self.group.is_main:
             print(f"going on {self._where()}, from the checkpoint in {self.checkpoints.folder}", flush=True)
 
-    def run(self, stop: Stop) -> None:
+    def run(self, stop: Stop, on_epoch: OnEpoch) -> None:
         while self._goes_on():
-            self._epoch(len(self.history) + 1, stop)
+            row, cost = self._epoch(len(self.history) + 1, stop)
+            if self.group.is_main:
+                limit = 60 * self.recipe.time_limit or math.inf
+                by_steps = (self.recipe.epochs - len(self.history)) * cost["epoch_seconds"]
+                say(row, cost, min(by_steps, max(0.0, limit - (time.perf_counter() - self.start))))
+                on_epoch(row, cost)
             self._pause(stop, self.done)
         self._save_if(True)  # the other seeds may still be killed
 
@@ -159,7 +140,8 @@ class _Training:
         patient = not self.recipe.patience or len(self.history) - self.best_epoch < self.recipe.patience
         return len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and patient
 
-    def _epoch(self, epoch: int, stop: Stop) -> None:
+    def _epoch(self, epoch: int, stop: Stop) -> tuple[dict[str, float], dict[str, float]]:
+        """Its row of the history, and its cost."""
         step, start, waited = self.step, time.perf_counter(), self.loader.waited
         batches = batches_of(self.inputs, self.recipe, epoch, self.group.size)
         learning_rate = self._learning_rate(0)
@@ -192,7 +174,7 @@ class _Training:
             "train_accuracy": sums["correct"] / sums["seen"],
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "gradient_norm": sums["norm"] / sums["steps"],
+            "gradient_norm": sums["norm"] / self.done,
             "gradient_norm_max": sums["norm_max"],
         }
         self.history.append(row)
@@ -209,13 +191,7 @@ class _Training:
         if step.device.type == "cuda":
             cost["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
             torch.cuda.reset_peak_memory_stats()
-        self._save_if(self.checkpoints.due())
-        if self.group.is_main:
-            left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]
-            if self.recipe.time_limit:
-                left = min(left, max(0.0, 60 * self.recipe.time_limit - (time.perf_counter() - self.start)))
-            say(row, cost, left)
-            self.on_epoch(row, cost)
+        return row, cost
 
     def _learning_rate(self, step: int) -> float:
         """By the steps or by the time, whichever is further."""

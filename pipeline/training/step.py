@@ -36,7 +36,7 @@ from pipeline.training.optimizer import make_optimizer, set_learning_rate
 SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
 # Over the steps of an epoch: sums, but for the largest norm (of the gradients before clipping) and the first bad step
-TALLY = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
+TALLY = ("loss", "correct", "seen", "norm", "norm_max", "bad_step")
 
 Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
 
@@ -51,11 +51,10 @@ class Worker:
     augment: Augmenter
     mix: Mixer
 
-    def seed(self, numbers: Sequence[int]) -> None:
-        first, second, third = (int(number) for number in numbers)
-        self.augment.reseed(first)
-        self.mix.reseed(second)
-        _ = self.generator.manual_seed(third) if self.generator else torch.manual_seed(third)
+    def seed(self, augment: int, mix: int, dropout: int) -> None:
+        self.augment.reseed(augment)
+        self.mix.reseed(mix)
+        _ = self.generator.manual_seed(dropout) if self.generator else torch.manual_seed(dropout)
 
 
 class TrainingStep:
@@ -89,18 +88,12 @@ class TrainingStep:
         self.replicated = bool(networks)
         if not networks:
             networks = [torch.compile(self.wrapped) if recipe.compile else self.wrapped]  # type: ignore[list-item]  # a module
-        self.workers = Workers(
-            [
-                Worker(
-                    twin,
-                    generator,
-                    batch_norm.observer(self.validated),
-                    Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed),
-                    Mixer(inputs.policy, device, recipe.seed),
-                )
-                for twin, generator in zip(networks, generators or [None], strict=True)
-            ]
-        )
+        workers = []
+        for twin, generator in zip(networks, generators or [None], strict=True):
+            augment = Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed)
+            mix = Mixer(inputs.policy, device, recipe.seed)
+            workers.append(Worker(twin, generator, batch_norm.observer(self.validated), augment, mix))
+        self.workers = Workers(workers)
         self.reset_tally()
 
     @property
@@ -146,10 +139,9 @@ class TrainingStep:
             tally[:3] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels))])
             tally[3] += norm
             tally[4] = torch.maximum(tally[4], norm)
-            tally[5] += 1
             # The norm too: a gradient that is not finite spoils the weights before any loss shows it
             sound = torch.isfinite(loss) & torch.isfinite(norm)
-            tally[6] = torch.where(sound, tally[6], tally[6].clamp(max=number))
+            tally[5] = torch.where(sound, tally[5], tally[5].clamp(max=number))
 
     def _backward(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
@@ -178,7 +170,7 @@ class TrainingStep:
         and what a replica made. What a share draws depends on the seed, the step and the share alone."""
         sums = torch.zeros(3, device=self.device)
         for share, images_NHWC, labels in lane:
-            worker.seed(np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
+            worker.seed(*np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
             targets = one_hot(labels, len(self.loss.class_weights)).float()
             images, targets = worker.mix(worker.augment(images_NHWC), targets)
             images = images.contiguous(memory_format=torch.channels_last)
