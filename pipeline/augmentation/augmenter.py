@@ -1,8 +1,5 @@
-"""Augmentation of whole batches, each sample with its own draw, on the device that trains.
-
-The knobs are in policy.py. Every pixel is touched once for geometry and once for colour and normalization, however
-many knobs are on. Labels stay as they are: what mixes images and labels is in mixing.py.
-"""
+"""Augmentation of whole batches, each sample with its own draw: every pixel is touched once for geometry and once for
+colour and normalization, however many knobs of the policy are on (benchmarks/augmentation.py: what that gains)."""
 
 from __future__ import annotations
 

@@ -60,10 +60,8 @@ def resample(images_NCHW: torch.Tensor, theta: torch.Tensor, beyond: str) -> tor
 
 
 def sides(area: torch.Tensor, aspect: float, random: RandomStream) -> tuple[torch.Tensor, torch.Tensor]:
-    """Width and height [N], as shares of the image's side, of rectangles of an `area` [N] (a share too).
-
-    Width over height is log-uniform between 1 / aspect and aspect, as far as the rectangle fits into the image.
-    """
+    """Width and height [N] of random rectangles of an `area` [N], all as shares of the image's: their ratio is
+    log-uniform between 1 / aspect and aspect, as far as the rectangle fits into the image."""
     widest = torch.clamp(-torch.log(area), max=math.log(aspect))
     stretch = torch.exp(random.around(0, 0.5, len(area)) * widest)
     return torch.sqrt(area) * stretch, torch.sqrt(area) / stretch

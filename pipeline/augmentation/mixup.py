@@ -33,17 +33,15 @@ class Mixer:
         own_N1HW = self._own(images_NCHW)
         partner = self.random.permutation(len(images_NCHW))
         share_N1 = own_N1HW.mean(dim=(2, 3))
-        return (
-            torch.lerp(images_NCHW[partner], images_NCHW, own_N1HW),
-            torch.lerp(targets_NK[partner], targets_NK, share_N1),
-        )
+        mixed_NCHW = torch.lerp(images_NCHW[partner], images_NCHW, own_N1HW)
+        return mixed_NCHW, torch.lerp(targets_NK[partner], targets_NK, share_N1)
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """How much of each pixel stays the image's own, [N, 1, H, W] from 0 to 1."""
-        if not self.policy.cutmix:
-            return self._blend(images_NCHW)
         if not self.policy.mixup:
             return self._patch(images_NCHW)
+        if not self.policy.cutmix:
+            return self._blend(images_NCHW)
         coin = self.random.chance(0.5, len(images_NCHW))[:, None, None, None].to(images_NCHW.dtype)
         return torch.lerp(self._patch(images_NCHW), self._blend(images_NCHW), coin)
 

@@ -1,4 +1,4 @@
-"""Random numbers of augmentation: one for each sample of a batch, drawn on the device that trains."""
+"""Random numbers for augmentation: one for each sample of a batch, drawn on the device that trains."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pipeline.artifacts import ImageRows, ModelCard, sha256, write_json, write_t
 from pipeline.config import Params, Train
 from pipeline.diagnosis.examination import examine
 from pipeline.diagnosis.rules import findings_of, in_words
-from pipeline.evaluation.metrics import accuracy
+from pipeline.evaluation import metrics as measures
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.networks import weights
 from pipeline.networks.architectures import find
@@ -55,11 +55,8 @@ def run(config: Params, name: str, live: Live) -> list[str]:
     inputs, folder = read_inputs(recipe), layout.resume("train", name)
     card = read_card(config.models[name], inputs.class_names)
     checkpoints = checkpoints_of(folder, recipe.checkpoint_seconds, [recipe, card], FILES)
-    with (
-        process_group(recipe.device) as group,
-        ended_at_once(),
-        live(folder, checkpoints.key, group.is_main) as tracked,
-    ):
+    processes = process_group(recipe.device)
+    with processes as group, ended_at_once(), live(folder, checkpoints.key, group.is_main) as tracked:
 
         def on_epoch(seed: int, row: Row, cost: Row) -> None:
             tracked.epoch(row, cost, f"seed_{seed}." if recipe.seeds > 1 else "")
@@ -67,30 +64,30 @@ def run(config: Params, name: str, live: Live) -> list[str]:
         trained = train(card, inputs, recipe, on_epoch, checkpoints, group)
         if not group.is_main:
             return []
-        checkpoint, placement = layout.checkpoint("train", name), trained.fitted.placement
+        fitted, accuracy = trained.fitted, trained.metrics["best_val_accuracy"]
+        device, reason = fitted.placement.device, fitted.placement.reason
         examined = examine(
-            trained.fitted.network, card, inputs.images_NHWC, inputs.labels, inputs.rows, len(inputs.val_rows),
-            trained.fitted.best_epoch, trained.metrics["best_val_accuracy"], recipe.seed, placement.device,
+            fitted.network, card, inputs.images_NHWC, inputs.labels, inputs.rows, len(inputs.val_rows),
+            fitted.best_epoch, accuracy, recipe.seed, device,
         )  # fmt: skip
         _write(name, trained, card, examined)
         if trained.metrics["by_gradients"]:
             print("\n".join(in_words(findings_of(trained.history, recipe, examined))), flush=True)
-        tracked.finished(checkpoint, {"device": str(placement.device), "precision": placement.reason})
+        tracked.finished(layout.checkpoint("train", name), {"device": str(device), "precision": reason})
     checkpoints.clear()
-    facts = [f"val accuracy {trained.metrics['best_val_accuracy']:.4f}", f"best epoch {trained.fitted.best_epoch}"]
-    return [*facts, str(placement.device), placement.reason, f"weights {trained.seeds['weights'][0]}"]
+    facts = [f"val accuracy {accuracy:.4f}", f"best epoch {fitted.best_epoch}", str(device), reason]
+    return [*facts, f"weights {trained.seeds['weights'][0]}"]
 
 
 def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any]) -> None:
-    """The shipped seed's checkpoint, and a folder of what there is about all seeds."""
     checkpoint = layout.checkpoint("train", name)
     for seed, network in trained.networks.items():
         weights.save(checkpoint if seed == trained.seed else layout.seed_checkpoint(name, seed), network, card)
     write_table(layout.seeds_table(name), trained.seeds)
     write_table(layout.history("train", name), trained.history)
     write_json(layout.examined(name), examined)
-    measured = trained.metrics | {"train_accuracy_plain": examined["kept"]["train_accuracy"]}
-    write_json(layout.metrics("train", name), measured)
+    plain = {"train_accuracy_plain": examined["kept"]["train_accuracy"]}
+    write_json(layout.metrics("train", name), trained.metrics | plain)
     write_json(layout.lineage("train", name), {"checkpoint": sha256(checkpoint), "splits": sha256(layout.SPLITS)})
 
 
@@ -140,7 +137,7 @@ def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str
     images = ImageRows(inputs.images_NHWC, inputs.val_rows)
     scores = probabilities(fitted.network, card, images, fitted.placement.device)
     return {
-        "best_val_accuracy": accuracy(scores, inputs.labels[inputs.val_rows]),
+        "best_val_accuracy": measures.accuracy(scores, inputs.labels[inputs.val_rows]),
         "train_accuracy_at_best": float(fitted.history["train_accuracy"].iloc[fitted.best_epoch - 1]),
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),

@@ -26,8 +26,8 @@ def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def replica(network: nn.Module, share_gradients: bool) -> nn.Module:
-    """A copy on the same weights and buffers, but for the statistics of batch norm: these become means over all that
-    the copy sees, until `take` is called. A frozen norm, which does not train, sees nothing."""
+    """A copy on the same weights and buffers, but for the statistics of batch norm: means over what the copy sees
+    between two calls of `take`. A frozen norm, which does not train, sees nothing."""
     shared = [*network.buffers(), *(network.parameters() if share_gradients else ())]
     twin = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
     for mine, original in zip(twin.parameters(), network.parameters(), strict=True):

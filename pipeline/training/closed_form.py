@@ -30,9 +30,8 @@ def fit_closed_form(
     of the images; logit offsets are taken off afterwards (Menon et al. 2020, arXiv:2007.07314, the post-hoc way).
     """
     start, device = time.perf_counter(), choose_device(recipe.device)
-    inputs_NF, val_NF = (
-        features(network, card, ImageRows(inputs.images_NHWC, rows), device) for rows in (inputs.rows, inputs.val_rows)
-    )
+    both = ImageRows(inputs.images_NHWC, inputs.rows), ImageRows(inputs.images_NHWC, inputs.val_rows)
+    inputs_NF, val_NF = (features(network, card, images, device) for images in both)
     solve, options = find(card.architecture).solve, checked(card.architecture, card.options)
     weight_CF, bias_C = solve(inputs_NF, inputs.labels[inputs.rows], sample_weights(inputs), options, recipe.seed)
     sharpness = 1 / best_temperature(val_NF @ weight_CF.T + bias_C, inputs.labels[inputs.val_rows])

@@ -7,7 +7,7 @@ training that goes on from a checkpoint, or does a step again, draws what it wou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -43,8 +43,9 @@ Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, image
 
 @dataclass(frozen=True)
 class Worker:
-    """`network`: the one that is trained, or a replica of it, with `generator` for its dropout."""
+    """`network`: the one that is trained, or a replica of it, with `generator` for its dropout; `forward` runs it."""
 
+    forward: Callable[[torch.Tensor], torch.Tensor]
     network: nn.Module
     generator: torch.Generator | None
     observer: nn.Module
@@ -83,16 +84,15 @@ class TrainingStep:
         self.micro_batch = recipe.micro_batch or self.share
         shares = math.ceil(recipe.batch_size / self.share) if on_cpu and group.size == 1 and not recipe.compile else 1
         count = workers_for(network, card.preprocessing.size, shares, torch.get_num_threads())
-        generators = [torch.Generator() for _ in range(count)]
-        networks = [data_parallel.replica(network, generator) for generator in generators]
-        self.replicated = bool(networks)
-        if not networks:
-            networks = [torch.compile(self.wrapped) if recipe.compile else self.wrapped]  # type: ignore[list-item]  # a module
+        self.replicated = count > 0
         workers = []
-        for twin, generator in zip(networks, generators or [None], strict=True):
+        for _ in range(max(1, count)):
+            generator = torch.Generator() if self.replicated else None
+            twin = data_parallel.replica(network, generator) if generator else self.wrapped
             augment = Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed)
             mix = Mixer(inputs.policy, device, recipe.seed)
-            workers.append(Worker(twin, generator, batch_norm.observer(self.validated), augment, mix))
+            forward = torch.compile(twin) if recipe.compile else twin
+            workers.append(Worker(forward, twin, generator, batch_norm.observer(self.validated), augment, mix))
         self.workers = Workers(workers)
         self.reset_tally()
 
@@ -180,7 +180,7 @@ class TrainingStep:
                 last = share == lane[-1][0] and i == parts - 1
                 with nullcontext() if last else self.group.no_sync(self.wrapped):
                     with self.placement.autocast():
-                        logits = worker.network(part).float()
+                        logits = worker.forward(part).float()
                     loss = self.loss.total(logits, wanted)
                     (loss / divisor).backward()
                 # Of a mixed image the larger part counts
