@@ -35,8 +35,8 @@ MIXTURES = Policy(rotation=10, mixup=0.4, cutmix=1.0)
 def test_it_learns_and_the_best_epoch_is_the_result(card: ModelCard, dataset: Dataset) -> None:
     """Three digits are learned in a few epochs; the history and the metrics agree about the best one."""
     told: list[dict[str, float]] = []
-    six = recipe(epochs=6)
-    done = train(card, inputs_of(dataset, six, POLICIES["digits"]), six, lambda seed, row, cost: told.append(row))
+    inputs = inputs_of(dataset, policy=POLICIES["digits"])
+    done = train(card, inputs, recipe(epochs=6), lambda seed, row, cost: told.append(row))
     history, accuracy = done.fitted.history, done.metrics["best_val_accuracy"]
     assert accuracy > 0.9
     assert told == history.to_dict("records")
@@ -47,10 +47,8 @@ def test_it_learns_and_the_best_epoch_is_the_result(card: ModelCard, dataset: Da
 def test_the_same_seed_gives_the_same_weights(card: ModelCard, dataset: Dataset) -> None:
     """Bit for bit, with everything that draws random numbers; another seed gives others."""
     everything = Policy(horizontal_flip=True, resized_crop=0.5, hue=0.1, erasing=0.5, mixup=0.4, cutmix=1.0)
-    found = []
-    for seed in (0, 0, 1):
-        seeded = recipe(epochs=1, seed=seed)
-        found.append(train(card, inputs_of(dataset, seeded, everything, "sampler"), seeded).seeds["weights"][0])
+    inputs = inputs_of(dataset, policy=everything, mode="sampler")
+    found = [train(card, inputs, recipe(epochs=1, seed=seed)).seeds["weights"][0] for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
 
 
@@ -62,8 +60,8 @@ def test_it_learns_with_each_way_of_balancing(card: ModelCard, dataset: Dataset,
     splits = dataset.splits.copy()
     rare = [row for row in dataset.rows("train") if dataset.labels[row] == 0]
     splits.loc[rare[len(rare) // 4 :], "split"] = "unused"
-    longer = recipe(epochs=16)
-    done = train(card, inputs_of(replace(dataset, splits=splits), longer, policy, mode), longer)
+    inputs = inputs_of(replace(dataset, splits=splits), policy=policy, mode=mode)
+    done = train(card, inputs, recipe(epochs=16))
     assert done.metrics["best_val_accuracy"] > 0.8
     assert done.history["train_accuracy"].iloc[-1] > 0.6
     assert done.metrics["training_images"] == 54
@@ -95,7 +93,7 @@ def test_the_loss_is_torchs_cross_entropy_of_labels() -> None:
 
 
 class Spoiled(nn.Module):
-    """Infinite where an image is bright, or infinite gradients where it is dark."""
+    """Infinite where an image is bright; its gradients are infinite everywhere, if that is asked for."""
 
     def __init__(self, gradients: bool) -> None:
         super().__init__()
@@ -104,29 +102,21 @@ class Spoiled(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if self.gradients and values.requires_grad:
             values.register_hook(lambda gradient: gradient * float("inf"))
-        return values if self.gradients else torch.where(values > 3, torch.inf, values)
+        return values if self.gradients else torch.where(values > 0, torch.inf, values)
 
 
-@pytest.mark.parametrize(("where", "said"), [
-    ("loss", r"epoch 1, step \d+ of 5, at .*train\.learning_rate, or set train\.clip"),
-    ("gradient", "epoch 1, step 1 of 5"),
-    ("validation", r"validation loss .* epoch 1: lower train\.learning_rate"),
+@pytest.mark.parametrize(("gradients", "said"), [
+    (True, r"epoch 1, step 1 of 5, .*train\.learning_rate"), (False, r"validation .*epoch 1: .*train\.learning_rate"),
 ])  # fmt: skip
-def test_numbers_that_are_not_finite_end_the_training(card: ModelCard, dataset: Dataset, where: str, said: str) -> None:
-    """NaN is not trained on for hours: the sentence names the step and what to change."""
-    images = np.array(dataset.images_NHWC)
-    if where == "validation":
-        images[:], images[dataset.rows("val")] = 0, 255
-    wild = recipe(learning_rate=1e30, clip_gradient=0.0) if where == "loss" else RECIPE
-    card = replace(card, mean=(0.0,) * 3, std=(0.2,) * 3)
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3), Spoiled(True))
-    if where == "validation":
-        network = nn.Sequential(nn.Flatten(), Spoiled(False), nn.Linear(3 * 16 * 16, 3))
-    if where == "loss":
-        network = fresh(card)  # type: ignore[assignment]
+def test_numbers_that_are_not_finite_end_it(card: ModelCard, dataset: Dataset, gradients: bool, said: str) -> None:
+    """NaN is not trained on for hours, nor saved: the sentence names the step and what to change."""
+    images = np.zeros_like(dataset.images_NHWC)
+    images[dataset.rows("val")] = 255
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 768), Spoiled(True), nn.Linear(768, 3))
+    if not gradients:
+        network = nn.Sequential(nn.Flatten(), Spoiled(False), nn.Linear(768, 3))
     with pytest.raises(ValueError, match=said):
-        fit(network, card, inputs_of(replace(dataset, images_NHWC=images)), wild)
+        fit(network, card, inputs_of(replace(dataset, images_NHWC=images)), RECIPE)
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.2), (1, 0.5), (4, 0.05)])
@@ -161,7 +151,7 @@ def test_pruning_really_removes_channels_and_survives_saving(
 
 
 @pytest.mark.parametrize(("architecture", "options", "frozen"), [
-    ("speed_resnet", {"widths": [16, 16, 16]}, r"^0\.weight|norm.*\.weight"),
+    ("speed_resnet", {"widths": [16, 16, 16]}, r"0\.weight"),
     ("torchvision_model", {"name": "resnet18", "backbone_rate": 1e-12}, r"network\.(?!fc)"),
 ])  # fmt: skip
 def test_fine_tuning_follows_the_learning_rates_factors(
@@ -169,18 +159,14 @@ def test_fine_tuning_follows_the_learning_rates_factors(
 ) -> None:
     """What learns at a rate of (next to) nothing is, after pruning and fine-tuning, what the cut left of it."""
     card = replace(card, architecture=architecture, options=options)
-    made: list[list[tuple[str, nn.Parameter]]] = []
+    made = []
     for factor in (1e-30, 0.5):
         torch.manual_seed(0)
-        config = Prune(epochs=1, learning_rate_factor=factor)
-        fitted, _ = prune(fresh(card), card, inputs_of(dataset), RECIPE, config)
-        norms = {n for n, m in fitted.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
-        parameters = fitted.network.named_parameters()
-        made.append([(f"norm.{n}" if n.rpartition(".")[0] in norms else n, p) for n, p in parameters])
-    before, after = made
-    still = [n for (n, a), (_, b) in zip(before, after, strict=True) if torch.allclose(a, b, atol=1e-7)]
-    wanted = [n for n, _ in before if re.search(frozen, n)]
-    assert wanted and set(wanted) <= set(still) and len(still) < len(before)
+        fitted, _ = prune(fresh(card), card, inputs_of(dataset), RECIPE, Prune(epochs=1, learning_rate_factor=factor))
+        made.append(dict(fitted.network.named_parameters()))
+    still = {name for name, before in made[0].items() if torch.allclose(before, made[1][name], atol=1e-7)}
+    wanted = {name for name in made[0] if re.match(frozen, name)}
+    assert wanted and wanted <= still and len(still) < len(made[0])
 
 
 def test_places_without_a_number_come_back_as_numbers(tmp_path: Path) -> None:
