@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 
 from pipeline import layout
@@ -32,8 +30,8 @@ def inputs_of(
     return inputs.inputs_of(dataset, balance_of(dataset, mode), policy, recipe)
 
 
-def write_inputs(dataset: Dataset, policy: Policy = POLICIES["none"]) -> None:
-    """In the working directory, as the data stages leave them."""
+def write_inputs(dataset: Dataset) -> None:
+    """In the working directory, as the data stages leave them without augmentation."""
     balance = balance_of(dataset)
     layout.IMAGES.parent.mkdir(parents=True)
     np.save(layout.IMAGES, dataset.images_NHWC)
@@ -41,5 +39,5 @@ def write_inputs(dataset: Dataset, policy: Policy = POLICIES["none"]) -> None:
     write_table(layout.SPLITS, dataset.splits)
     write_table(layout.SAMPLE_INDEX, balance.sample_index)
     weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
-    write_json(layout.POLICY, {"policy": asdict(policy), **weighing})
+    write_json(layout.POLICY, {"policy": {}, **weighing})
     write_json(layout.NORM_STATS, {"mean": [0.3] * 3, "std": [0.3] * 3})

@@ -86,7 +86,7 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
     write_table(layout.seeds_table(name), trained.seeds)
     write_table(layout.history("train", name), trained.history)
     write_json(layout.examined(name), examined)
-    plain = {"train_accuracy_plain": examined["kept"]["train_accuracy"]}
+    plain = {"train_accuracy_plain": examined["train_accuracy"]}
     write_json(layout.metrics("train", name), trained.metrics | plain)
     write_json(layout.lineage("train", name), {"checkpoint": sha256(checkpoint), "splits": sha256(layout.SPLITS)})
 
