@@ -41,7 +41,7 @@ from pipeline.training.loop import fit
 LOOKS = 10
 RATES = {"simple_cnn": 0.05, "modern_cnn": 0.1, "simple_resnet": 0.1}
 # Short trainings want little augmentation; the number of epochs does not matter, the time ends them
-OURS = Train(epochs=1000, batch_size=128, clip_gradient=0.0)
+OURS = Train(epochs=1000, batch_size=128, learning_rate=0.2, clip_gradient=0.0)
 LIGHT = Policy(horizontal_flip=True, translation=0.125)
 
 
@@ -60,7 +60,7 @@ class Data:
         self.test = np.flatnonzero(found["source_split"] == "test")
 
     def card(self, model: str) -> ModelCard:
-        return ModelCard(model, self.names, preprocessing_of(Ingest(source="", root="")), MEAN, STD)
+        return ModelCard(model, self.names, preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
 
     def score(self, network: nn.Module, model: str, rows: np.ndarray) -> float:
         device = next(network.parameters()).device

@@ -20,7 +20,8 @@ import simplejpeg
 from PIL import Image
 
 from pipeline import layout
-from pipeline.cli.presets import Preset
+from pipeline.cli.init import filled
+from pipeline.config import Ingest, as_yaml
 
 SIDE, CLASSES = 96, 4
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
@@ -80,8 +81,9 @@ def main() -> None:
             list(
                 pool.map(write, [folder / "images"] * (count // step), range(0, count, step), [step] * (count // step))
             )
-        preset = Preset("benchmark", "image_folder", str(folder / "images"), image_size=SIDE, epochs=1, batch_size=32)
-        (folder / "params.yaml").write_text(preset.render())
+        source = Ingest(source="image_folder", root=str(folder / "images"), image_size=SIDE)
+        values = filled("benchmark", source, 0.3, {"train": {"epochs": 1, "batch_size": 32}})
+        (folder / "params.yaml").write_text(as_yaml(values))
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         group = Limited(limit)
         for stage in STAGES:

@@ -57,7 +57,7 @@ def main() -> None:
             model, _, goal = wanted.partition("=")
             accuracy, _, epochs = goal.partition(":")
             recipe = RECIPES[model].model_copy(update={"epochs": int(epochs or 24)})
-            card = ModelCard(model, names, preprocessing_of(Ingest(source="", root="")), MEAN, STD)
+            card = ModelCard(model, names, preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
             seen: list[tuple[float, float, dict[str, float]]] = []
             network = initialized(card, inputs, seed=0)
 

@@ -59,7 +59,7 @@ def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None
 def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Placement) -> Generator[int, None, None]:
     """The training step and its loader, as the loop drives them."""
     classes = int(labels.max()) + 1
-    card = ModelCard(model, tuple(map(str, range(classes))), preprocessing_of(Ingest(source="", root="")), MEAN, STD)
+    card = ModelCard(model, tuple(map(str, range(classes))), preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
     rows = np.arange(len(labels))
     inputs = TrainingInputs(
         images_NHWC, labels, card.class_names, rows, rows[:0], None, np.ones(classes), np.zeros(classes), SAME

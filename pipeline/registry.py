@@ -209,11 +209,11 @@ def _compare(
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
     by_new, by_old = new.probabilities(images), old.probabilities(images)
     new_right, old_right = (scores.argmax(axis=1) == labels for scores in (by_new, by_old))
-    test = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
+    p_value = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
     ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
     scores = (
         f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
-        f"images (McNemar p = {test.p_value:.2g})"
+        f"images (McNemar p = {p_value:.2g})"
     )
     return Decision(ours > theirs, challenger if ours > theirs else champion, scores)
 

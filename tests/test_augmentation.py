@@ -9,7 +9,7 @@ from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.colour import YIQ
 from pipeline.augmentation.geometry import affine
 from pipeline.augmentation.mixup import Mixer
-from pipeline.augmentation.policy import Policy, resolve
+from pipeline.augmentation.policy import Policy
 from pipeline.augmentation.random_streams import RandomStream
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def noise(count: int, side: int = 16, low: int = 0, high: int = 256) -> torch.Te
 
 def augmented(images_NHWC: torch.Tensor, knobs: dict[str, bool | int | float], seed: int = 0) -> torch.Tensor:
     """On the 0-1 scale: mean 0, deviation 1."""
-    return Augmenter(resolve("none", knobs), (0.0,) * 3, (1.0,) * 3, CPU, seed)(images_NHWC)
+    return Augmenter(Policy.model_validate(knobs), (0.0,) * 3, (1.0,) * 3, CPU, seed)(images_NHWC)
 
 
 def different(images: torch.Tensor) -> int:
@@ -50,7 +50,7 @@ def test_each_sample_has_its_own_draw_for_every_knob(knob: str, strength: float)
 def test_each_sample_is_mixed_in_its_own_share_with_its_own_partner(knob: str) -> None:
     """Two kinds of images, half and half: no two mixtures are alike."""
     images = torch.cat([torch.zeros(8, 3, 32, 32), torch.ones(8, 3, 32, 32)])
-    mixed, targets = Mixer(resolve("none", {knob: 1.0}), CPU, 0)(images, torch.eye(16))
+    mixed, targets = Mixer(Policy.model_validate({knob: 1.0}), CPU, 0)(images, torch.eye(16))
     assert different(mixed[targets.count_nonzero(dim=1) > 1]) > 6
     assert len(set(targets.argmin(dim=1).tolist())) > 1
     assert targets.diagonal().unique().numel() > 12
@@ -166,7 +166,7 @@ def test_targets_are_mixed_in_the_shares_of_the_pixels(knobs: dict[str, bool | i
     ones = torch.arange(200) % 2
     images = ones.float()[:, None, None, None].expand(-1, 3, 20, 20).contiguous()
     targets = torch.nn.functional.one_hot(ones).float()
-    mixed, mixed_targets = Mixer(resolve("none", knobs), CPU, 0)(images, targets)
+    mixed, mixed_targets = Mixer(Policy.model_validate(knobs), CPU, 0)(images, targets)
     assert torch.allclose(mixed_targets.sum(dim=1), torch.ones(200), atol=1e-6)
     assert torch.allclose(mixed.mean(dim=(1, 2, 3)), mixed_targets[:, 1], atol=1e-5)
     # Mixup leaves an image of one value, cutmix one of two: with both on, some samples have each

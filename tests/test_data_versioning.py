@@ -67,7 +67,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)  # the developer's own account
     made = clone(tmp_path / "clone")
-    made.change('source: "digits"', 'source: "image_folder"')
+    made.change("source: digits", "source: image_folder")
     made.change('root: "data/downloads"', f'root: "{RAW}"')
     for command in ("git init -q -b main", "git add -A", "git commit -qm start"):
         made.run(command)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.cli.init import own
 from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile
-from pipeline.config import check, load
+from pipeline.config import load
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def data(
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
-    preset, notes = (None, []) if images is None else own(images)
-    values = load(params) if preset is None else check(preset.render(), str(images))
+    values, notes = (load(params), []) if images is None else own(images)
     config, asked = values.ingest, values.validate_
     with tempfile.TemporaryDirectory() as folder:
         array = Path(folder) / "images.npy"

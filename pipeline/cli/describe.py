@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.options import DEFAULT_ARTIFACTS, DEFAULT_PARAMS, Artifacts, ParamsFile
+from pipeline import layout
+from pipeline.cli.table import table
 from pipeline.config import Params, architectures, load
 from pipeline.errors import UserError
 
@@ -16,122 +18,73 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-HEADER = ("layer", "type", "output", "parameters", "MACs")
-NOTE = "MACs: multiplications with an addition, in convolutions, dense layers and attention; the rest is not counted"
-
 
 def describe(
     model: Annotated[str, typer.Argument(help="An entry of `models` or `ensembles`, or the name of an architecture.")],
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="Number of classes; else that of the images, or 10 before `split`.")
-    ] = None,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Print a model's layers with their output shapes, parameters and work; nothing is trained or downloaded."""
-    config = load(params)
-    members = _members(config, model)
-    classes = classes or _classes(artifacts / "split" / "splits.parquet")
-    sums = [_print(name, *member, config.ingest.image_size, classes) for name, member in members.items()]
-    if model in config.ensembles:
-        parameters, macs = (sum(column) for column in zip(*sums, strict=True))
-        print(f"\n{model}: {len(sums)} members, {parameters:,} parameters, {macs:,} MACs an image")
-    print(f"\n{NOTE}")
-
-
-def _members(config: Params, model: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Architecture and options of each network that MODEL consists of: one, or an ensemble's members."""
-    names = config.ensembles[model].members if model in config.ensembles else [model]
-    if model in config.models or model in config.ensembles:
-        return {name: (config.models[name].architecture, config.models[name].options) for name in names}
-    if model not in architectures():
-        known = [*config.models, *config.ensembles]
-        raise UserError(
-            f"there is no model {model!r}: give one of params.yaml ({', '.join(known)}) or an architecture "
-            f"({', '.join(architectures())})"
-        )
-    return {model: (model, {})}
-
-
-def _classes(splits: Path) -> int:
-    from pipeline.artifacts import read_table
-
-    return read_table(splits)["class"].nunique() if splits.exists() else 10
-
-
-def _print(name: str, architecture: str, options: Mapping[str, Any], size: int, classes: int) -> tuple[int, int]:
-    """The table of one network; returns its parameters and its MACs."""
     import torch
 
+    from pipeline.artifacts import read_table
     from pipeline.networks.architectures import build, learning_rates
 
+    config = load(Path("params.yaml"))
+    architecture, options = _entry(config, model)
+    size = config.ingest.image_size
+    classes = read_table(layout.SPLITS)["class"].nunique() if layout.SPLITS.exists() else 10
     network = build(architecture, classes=classes, size=size, options=options).eval()
-    rows = _layers(network, torch.zeros(1, 3, size, size))
+    layers = _layers(network, torch.zeros(1, 3, size, size))
+    rows: list[tuple[str, ...]] = [("layer", "type", "output", "parameters", "MACs")]
+    rows += [(*texts, f"{own:,}", f"{work:,}") for *texts, own, work in layers]
+    print(f"{model} ({architecture}): {size} x {size} RGB in, {classes} classes out\n\n{table(rows, right={3, 4})}\n")
     factors = learning_rates(network, architecture, options)
-    learned = sum(p.numel() for key, p in network.named_parameters() if factors.get(key, 1) and p.requires_grad)
-    parameters, macs = sum(p.numel() for p in network.parameters()), sum(row[4] for row in rows)
-    made_of = "" if name == architecture else f" ({architecture})"
-    print(f"{name}{made_of}: {size} x {size} RGB in, {classes} classes out\n\n{_table(rows)}\n")
-    print(
-        f"{parameters:,} parameters ({learned:,} of them learn), {4 * parameters / 1e6:.2f} MB as float32, "
-        f"{macs:,} MACs an image"
-    )
-    return parameters, macs
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    frozen = sum(count for name, count in sizes.items() if factors.get(name) == 0)
+    parameters, macs = sum(sizes.values()), sum(layer[4] for layer in layers)
+    print(f"{parameters:,} parameters ({frozen:,} frozen), {4 * parameters:,} bytes as float32, {macs:,} MACs an image")
+    print("MACs: multiply-accumulates in convolutions, dense layers and attention; the rest is not counted")
+
+
+def _entry(config: Params, model: str) -> tuple[str, Mapping[str, Any]]:
+    """Architecture and options."""
+    if model in config.models:
+        return config.models[model].architecture, config.models[model].options
+    if model in config.ensembles:
+        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
+        members = [config.models[name] for name in config.ensembles[model].members]
+        return "ensemble", {
+            "members": [{"architecture": m.architecture, "options": m.options, **colours} for m in members]
+        }
+    if model in architectures():
+        return model, {}
+    there = ", ".join(dict.fromkeys([*config.everything, *architectures()]))
+    raise UserError(f"params.yaml has no model {model!r}, nor is it an architecture; there are: {there}")
 
 
 def _layers(network: nn.Module, images_NCHW: torch.Tensor) -> list[tuple[str, str, str, int, int]]:
-    """A row for each call of a module without modules in it, in the order of the calls, and one for what lies between:
-    parameters and work of no such module."""
-    import torch
-    from torch import nn
+    """Name, type, output's shape, parameters and MACs of each module without modules in it, in the order of the calls,
+    and of what belongs to none. torchinfo finds 59 of the 428 million MACs of vit_b_16: it does not see attention."""
+    from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
-    started: dict[str, int] = {}
-    rows: list[tuple[str, str, str, int, int]] = []
-    seen: set[int] = set()
+    shapes: dict[str, str] = {}
 
-    def parameters_of(module: nn.Module) -> int:
-        new = {id(p): p.numel() for p in module.parameters() if id(p) not in seen}
-        seen.update(new)
-        return sum(new.values())
+    def note(name: str, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, object]) -> None:
+        made = output[0] if isinstance(output, tuple) else output  # attention also gives its weights, or None
+        shapes[name] = " x ".join(map(str, made.shape[1:]))
 
-    def watch(name: str, module: nn.Module) -> None:
-        def before(module: nn.Module, inputs: object) -> None:
-            started[name] = counter.get_total_flops()
-
-        def after(module: nn.Module, inputs: object, output: object) -> None:
-            made = output[0] if isinstance(output, tuple) else output  # attention also gives its weights, or None
-            shape = " x ".join(map(str, made.shape[1:])) if isinstance(made, torch.Tensor) else ""
-            macs = (counter.get_total_flops() - started[name]) // 2
-            rows.append((name, type(module).__name__, shape, parameters_of(module), macs))
-
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
-
-    inside_attention = {
-        part for m in network.modules() if isinstance(m, nn.MultiheadAttention) for part in m.children()
-    }
     for name, module in network.named_modules():
-        leaf = not list(module.children()) and module not in inside_attention
-        if (leaf and not isinstance(module, nn.Identity)) or isinstance(
-            module, nn.MultiheadAttention
-        ):  # which does not call the modules in it
-            watch(name, module)
-    with counter:
+        inside = [] if isinstance(module, nn.MultiheadAttention) else list(module.children())  # it does not call them
+        if not inside and not isinstance(module, nn.Identity):
+            module.register_forward_hook(partial(note, name))
+    with FlopCounterMode(display=False) as counter:
         network(images_NCHW)
-    parameters = sum(p.numel() for p in network.parameters()) - sum(row[3] for row in rows)
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    rows = []
+    for name, shape in shapes.items():
+        own = sum(size for key, size in sizes.items() if key.startswith(f"{name}."))
+        work = sum(counter.flop_counts[f"{type(network).__name__}.{name}"].values()) // 2
+        rows.append((name, type(network.get_submodule(name)).__name__, shape, own, work))
+    parameters = sum(sizes.values()) - sum(row[3] for row in rows)
     macs = counter.get_total_flops() // 2 - sum(row[4] for row in rows)
     return [*rows, ("", "outside of layers", "", parameters, macs)] if parameters or macs else rows
-
-
-def _table(rows: list[tuple[str, str, str, int, int]]) -> str:
-    lines = [HEADER, *((*row[:3], f"{row[3]:,}", f"{row[4]:,}") for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if i > 2 else text.ljust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )

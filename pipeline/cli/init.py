@@ -8,98 +8,101 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.presets import EXACT, Preset, budget, builtin, named
-from pipeline.commands.options import DEFAULT_PARAMS, ParamsFile
-from pipeline.config import check
+from pipeline.config import PARAMS, Ingest, Params, Validate, as_yaml
+from pipeline.datasets import Entry, find
 from pipeline.datasets.table import TABLES, tables_in
 from pipeline.errors import UserError
 
-LOOKED_AT = 200  # image files whose size is read
-COMPARED = 300  # image files that are compared with one another
+LOOKED_AT = 300  # image files that are decoded, for their size and to compare them with one another
 ALIKE = 2.0  # near-duplicates that an image has on average, where images are alike by nature
+# A CPU trains a few hundred images of 32 pixels a second: more than this in one epoch is not a first run
+CPU_LIMIT = 10_000
+EXACT = {"min_similarity": 1.0}  # for `validate`: scans of one digit are alike by nature, only copies are duplicates
+
+Sections = dict[str, dict[str, Any]]  # of params.yaml: what differs from the defaults
+# Training images, classes, image size, policy, and what is asked of near-duplicates
+KNOWN: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
+    "cifar10": (50_000, 10, 32, "standard", {}),
+    "cifar100": (50_000, 100, 32, "standard", {}),
+    "digits": (1_437, 10, 16, "digits", EXACT),
+    "eurosat": (27_000, 10, 64, "standard", {}),
+    "fashion_mnist": (60_000, 10, 28, "light", EXACT),
+    "flowers102": (1_020, 102, 128, "standard", {}),
+    "mnist": (60_000, 10, 28, "digits", EXACT),
+    "stl10": (5_000, 10, 96, "standard", {}),
+    "svhn": (73_257, 10, 32, "digits", EXACT),
+}
 
 
 def init(
-    images: Annotated[
-        Path | None, typer.Option(help="Images of your own: a folder (CLASS/* or train/CLASS/*), a CSV or an archive.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help=f"A dataset that has a name: {', '.join(named())}.")] = None,
-    params: ParamsFile = DEFAULT_PARAMS,
+    images: Annotated[Path | None, typer.Option(help="A folder (CLASS/* or train/CLASS/*), a CSV, an archive.")] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"A dataset that has a name: {', '.join(KNOWN)}.")] = None,
 ) -> None:
     """Write params.yaml with sensible values for the data; a file that is there is kept beside it."""
     if (images is None) == (dataset is None):
         raise UserError("give either --images PATH or --dataset NAME")
-    preset, notes = own(images) if images is not None else (builtin(dataset or ""), [])
-    text = preset.render()
-    check(text, str(params))  # before the old file is touched
-    if params.exists() and params.read_bytes() != text.encode():
-        backup = _free(params)
-        params.rename(backup)
-        print(f"kept the old {params} as {backup}")
-    params.write_bytes(text.encode())
+    params, notes = own(images) if images is not None else (builtin(dataset or ""), [])
+    content = as_yaml(params).encode()
+    if PARAMS.exists() and PARAMS.read_bytes() != content:
+        candidates = (Path(f"{PARAMS}.bak{number if number > 1 else ''}") for number in range(1, 10_000))
+        backup = PARAMS.rename(next(path for path in candidates if not path.exists()))
+        print(f"kept the old {PARAMS} as {backup}")
+    PARAMS.write_bytes(content)
     for note in notes:
         print(f"note: {note}")
-    limited = f", training on {preset.limit:,} images (train.limit)" if preset.limit else ""
+    limited = f", training on {params.train.limit:,} images (train.limit)" if params.train.limit else ""
     print(
-        f"wrote {params} for {preset.source} in {preset.root}: {preset.image_size} pixels, {preset.epochs} epochs, "
-        f"augmentation {preset.policy}{limited}\nnext: dvc repro"
+        f"wrote {PARAMS} for {params.ingest.source} in {params.ingest.root}: {params.ingest.image_size} pixels, "
+        f"{params.train.epochs} epochs, augmentation {params.augment.policy}{limited}\nnext: dvc repro"
     )
 
 
-def _free(params: Path) -> Path:
-    """A name that is not taken: params.yaml.bak, .bak2, ..."""
-    candidates = (params.with_name(f"{params.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
-    return next(path for path in candidates if not path.exists())
-
-
-def own(images: Path) -> tuple[Preset, list[str]]:
+def own(images: Path) -> tuple[Params, list[str]]:
     """Values for a folder, a table or an archive, from what is in it, and what a person should know of it."""
-    from pipeline.datasets import find
-
-    source, root, labels = _source(images)
+    ingest = _ingest(images)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            found = find(source, root, Path(scratch), labels)
-        except ValueError as error:
+            found = find(ingest.source, Path(ingest.root), Path(scratch), ingest.labels)
+        except UserError as error:
             raise UserError(f"{error}{_table_in(images)}") from None
         entries = [entry for entry in found.entries if not entry.fault]
-        files = [entry.content for entry in entries if isinstance(entry.content, Path)]
-        random.Random(0).shuffle(files)
-        side = _typical_side(images, files)
-        partners = _near_duplicates_each(files)
-    notes, per_class = found.notes, Counter(entry.label for entry in entries)
+        image_size, partners = _looked_at(images, entries)
+    notes, per_class = list(found.notes), Counter(entry.label for entry in entries)
     # A class of a few strays is none to fit to: `validate` will name it
     least = max(min(per_class.values()), int(median(per_class.values())) // 2)
-    training = sum(entry.split in ("", "train") for entry in entries)
-    stem = images.resolve().name if source == "image_folder" else images.name.split(".")[0]
+    validate: dict[str, Any] = {"min_images_per_class": min(10, max(3, least))}
     if partners > ALIKE:
-        notes = [
-            *notes,
+        validate |= EXACT
+        notes.append(
             f"these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only exact "
-            f"copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern",
-        ]
-    preset = Preset(
-        re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images", source, _watched(root), labels=labels,
-        image_size=side, min_images_per_class=min(10, max(3, least)),
-        min_similarity=EXACT if partners > ALIKE else Preset.min_similarity,
-        min_accuracy=round(min(0.9, 1.5 / len(per_class)), 3), **budget(training),
-    )  # fmt: skip
-    return preset, notes
+            f"copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern"
+        )
+    stem = images.resolve().name if ingest.source == "image_folder" else images.name.split(".")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images"
+    training = sum(entry.split in ("", "train") for entry in entries)
+    accuracy = round(min(0.9, 1.5 / len(per_class)), 3)
+    ingest = ingest.model_copy(update={"image_size": image_size})
+    return filled(name, ingest, accuracy, {"validate": validate, **budget(training)}), notes
 
 
-def _source(images: Path) -> tuple[str, Path, str]:
-    """Source, root and labels of params.yaml's `ingest`."""
-    if images.is_dir():
-        return "image_folder", images, Preset.labels
+def _ingest(images: Path) -> Ingest:
+    """Where the images are, for DVC: a path relative to the project where it is inside."""
     if not images.exists():
         raise UserError(f"{images} does not exist: give a folder, a CSV file or an archive of images")
-    if images.suffix.lower() in TABLES:
-        return "csv", images.parent, images.name
-    return "archive", images, Preset.labels
+    table = images.suffix.lower() in TABLES and not images.is_dir()
+    project, root = Path.cwd(), (images.parent if table else images).resolve()
+    if project.is_relative_to(root):
+        raise UserError(
+            f"{root} holds the project itself, which DVC cannot watch: give the images a folder of their own"
+        )
+    path = (root.relative_to(project) if root.is_relative_to(project) else root).as_posix()
+    if table:
+        return Ingest(source="csv", root=path, labels=images.name)
+    return Ingest(source="image_folder" if root.is_dir() else "archive", root=path)
 
 
 def _table_in(images: Path) -> str:
@@ -112,64 +115,62 @@ def _table_in(images: Path) -> str:
     return "".join(f"; {f'nor does {other} fit' if i else tables[other]}" for i, other in enumerate(largest_first))
 
 
-def _watched(root: Path) -> str:
-    """As DVC shall know it: relative where it is inside the project."""
-    real, project = root.resolve(), Path.cwd()
-    if project.is_relative_to(real):
-        raise UserError(
-            f"{root} holds the project itself, which DVC cannot watch: move the images into their own folder"
-        )
-    return (real.relative_to(project) if real.is_relative_to(project) else real).as_posix()
-
-
-def _typical_side(images: Path, files: list[Path]) -> int:
-    """32, 64 or 128: the largest that the median image fills; larger pictures are brought down to 128."""
-    from io import BytesIO
-
-    from PIL import Image
-    from pillow_heif import register_heif_opener
-
-    from pipeline.datasets import Entry
-    from pipeline.decoding import decode
-    from pipeline.image_files import content_of
-    from pipeline.preprocessing import Preprocessing
-
-    register_heif_opener()
-    sides: list[int] = []
-    for file in files:
-        try:
-            with Image.open(BytesIO(content_of(file))) as image:
-                sides.append(min(image.size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # `ingest` will say what is wrong with it
-        if len(sides) == LOOKED_AT:
-            break
-    if not sides:
-        block = decode([Entry(files[0].name, "", "", files[0])], Preprocessing(32, "stretch", (255, 255, 255)))
-        ((name, _, reason),) = block.quarantined
-        raise UserError(f"{images}: none of its {len(files)} files is an image that can be read: {name}: {reason}")
-    typical = median(sides)
-    return 128 if typical >= 96 else 64 if typical >= 48 else 32
-
-
-def _near_duplicates_each(files: list[Path]) -> float:
-    """How many near-duplicates an image has among all of them, estimated from some."""
+def _looked_at(images: Path, entries: list[Entry]) -> tuple[int, float]:
+    """The size to train at, which is the largest of 32, 64 and 128 that the median image fills, and how many
+    near-duplicates an image has among all of them, both estimated from some."""
     import numpy as np
 
     from pipeline.artifacts import ImageRows
-    from pipeline.config import Validate
-    from pipeline.datasets import Entry
     from pipeline.decoding import decode
     from pipeline.inspection.near_duplicates import find_pairs
     from pipeline.preprocessing import Preprocessing
 
-    entries = [Entry(file.as_posix(), "", "", file) for file in files[:COMPARED]]
-    block = decode(entries, Preprocessing(32, "stretch", (255, 255, 255)))
+    sample = random.Random(0).sample(entries, k=min(LOOKED_AT, len(entries)))
+    block = decode(sample, Preprocessing(32, "stretch", (255, 255, 255)))
+    if not len(block.pixels_NHWC):
+        name, _, reason = block.quarantined[0]
+        raise UserError(f"{images}: none of {len(sample)} files is an image that can be read: {name}: {reason}")
+    side = np.median(np.minimum(block.columns["width"], block.columns["height"]))
     _, once = np.unique(block.columns["sha256"], return_index=True)  # copies are not alike by nature
-    count = len(once)
-    if count < 2:  # `ingest` will say why they cannot be read
-        return 0.0
-    usual = Validate()
-    rows = ImageRows(block.pixels_NHWC, once)
-    pairs = find_pairs(block.columns["phash"][once], rows, usual.max_hash_distance, usual.min_similarity, most=count)
-    return 2 * len(pairs) / count**2 * len(files)
+    rows, usual = ImageRows(block.pixels_NHWC, once), Validate()
+    hashes = block.columns["phash"][once]
+    pairs = find_pairs(hashes, rows, usual.max_hash_distance, usual.min_similarity, most=len(once))
+    return 128 if side >= 96 else 64 if side >= 48 else 32, 2 * len(pairs) / len(once) ** 2 * len(entries)
+
+
+def filled(name: str, ingest: Ingest, min_accuracy: float, sections: Sections, rate: float = 0.1) -> Params:
+    """All parameters; `rate` is the learning rate of the two larger models."""
+    rates = {"simple_cnn": 0.05, "modern_cnn": rate, "simple_resnet": rate}
+    models = {model: {"architecture": model, "learning_rate": rate} for model, rate in rates.items()}
+    registry = {"name": name, "min_accuracy": min_accuracy}
+    given = {"experiment": name, "ingest": ingest, "models": models, "registry": registry, **sections}
+    defaults: Sections = {field.alias or key: {} for key, field in Params.model_fields.items()}
+    return Params.model_validate(defaults | given)
+
+
+def builtin(dataset: str) -> Params:
+    """Raises UserError that lists the datasets there are."""
+    if dataset not in KNOWN:
+        raise UserError(f"no built-in dataset is called {dataset!r}; there are: {', '.join(KNOWN)}; else use --images")
+    images, classes, size, policy, validate = KNOWN[dataset]
+    ingest = Ingest(source=dataset, root="data/downloads", image_size=size)
+    data: Sections = {"validate": validate, "augment": {"policy": policy}}
+    if dataset == "digits":
+        own: Sections = {"train": {"epochs": 10, "batch_size": 64}, "prune": {"epochs": 3}, "split": {"test": 0.2}}
+        return filled(dataset, ingest, 0.9, data | own, rate=0.05)
+    return filled(dataset, ingest, round(3 / classes, 3), data | budget(images))
+
+
+def budget(training_images: int) -> Sections:
+    """Epochs and images that end in minutes on a CPU; on a GPU all images and a longer schedule."""
+    import torch
+
+    if torch.cuda.is_available():
+        batch_size = 512 if training_images > 20_000 else 128
+        return {"train": {"epochs": 24, "batch_size": batch_size}, "prune": {"epochs": 8}}
+    # A small dataset needs its epochs: no fewer images are shown to the network in all, up to a point
+    epochs = 6 if training_images > 5_000 else min(60, max(15, 20_000 // training_images))
+    batch_size = 128 if training_images > 5_000 else 32 if training_images > 500 else 16
+    limit = CPU_LIMIT if training_images > CPU_LIMIT else 0
+    train = {"epochs": epochs, "batch_size": batch_size, "limit": limit}
+    return {"train": train, "prune": {"epochs": max(2, epochs // 4)}}

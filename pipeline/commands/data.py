@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +101,7 @@ def augment(images: Path, splits: Path, out: Path, params: ParamsFile = DEFAULT_
     config = load(params).augment
     with summary("augment") as facts:
         made = run(read_dataset(images, splits), config)
-        knobs = asdict(made.policy)
+        knobs = made.policy.model_dump()
         balance = made.balance
         weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
         write_json(out / "policy.json", {"policy": knobs, **weighing})

@@ -10,29 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import config
-from pipeline.augmentation.policy import resolve
-from pipeline.errors import UserError
+from pipeline.config import load as load
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file of parameters.")]
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="The folder of the stages' outputs.")]
 DEFAULT_PARAMS = Path("params.yaml")
 DEFAULT_ARTIFACTS = Path("artifacts")
-
-
-def load(path: Path) -> config.Params:
-    """params.yaml, for stages: also the values that the code of a later stage judges are checked before any work."""
-    params = config.load(path)
-    try:
-        resolve(params.augment.policy, params.augment.overrides)
-        for name, model in params.models.items():
-            if model.options:  # an architecture's file imports torch, which takes seconds
-                from pipeline.networks.architectures import checked
-
-                checked(model.architecture, model.options, f"models.{name}.")
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    return params
 
 
 @contextmanager

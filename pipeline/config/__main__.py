@@ -2,12 +2,12 @@
 because it hands that command to a shell as it stands; no quotes help against a name that holds one."""
 
 import sys
-from pathlib import Path
 
 from pipeline.config import load
+from pipeline.errors import UserError
 
 if __name__ == "__main__":
     try:
-        load(Path("params.yaml"))
-    except ValueError as error:
+        load()
+    except UserError as error:
         sys.exit(f"error: {' '.join(str(error).split())}".encode("ascii", "backslashreplace").decode())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
-from pipeline.config.section import OpenShare, Positive, Section, Seed, Share, Size
+from pipeline.augmentation.policy import POLICIES, Policy
+from pipeline.config.section import Above0, Count, OpenShare, Positive, Section, Seed, Share, Size
+from pipeline.datasets import sources
 from pipeline.errors import UserError
 
 CheckName = Literal[
@@ -15,60 +17,64 @@ CheckName = Literal[
     "near_duplicates", "intact", "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier",
     "sharpness_outlier", "colour", "drift",
 ]  # fmt: skip
+if TYPE_CHECKING:
+    SourceName = str
+    PolicyName = str
+else:  # names that stand for code: what there is, is read from there
+    SourceName, PolicyName = Literal[tuple(sorted(sources()))], Literal[tuple(POLICIES)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Ratio = Annotated[float, Field(ge=1)]
 
 
 class Ingest(Section):
-    # What kind of source `root` is: see pipeline/datasets/
-    source: str
-    # Where the source's files are; a change in there reruns `ingest`.
+    source: SourceName
     root: str
-    # Of the source `csv`: the table's name inside `root`.
+    """Where the source's files are. DVC watches this path: a change in it reruns `ingest`."""
     labels: str = "labels.csv"
-    # Height and width, in pixels, that every image is brought to.
+    """Of the source csv: the table's name inside `root`; columns path, label and, if wanted, split and group."""
     image_size: Size = 32
-    # crop: fill the square, cut the longer side. pad: show all, fill with `background`. stretch: ignore the aspect.
+    """Side in pixels that every image is brought to."""
     resize: Literal["crop", "pad", "stretch"] = "crop"
-    # What shows through transparent pixels and in padding: red, green, blue.
-    background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] = [
-        255,
-        255,
-        255,
-    ]
-    # true: an unreadable image stops the run. false: it is set aside in quarantine.csv and the run goes on.
+    """crop fills the square and cuts the longer side, pad shows all, stretch ignores the aspect."""
+    background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255] * 3
+    """Red, green, blue behind transparent pixels and padding."""
     strict: bool = False
-    # Processes that decode; 0 = one a core.
-    workers: Annotated[int, Field(ge=0)] = 0
+    """true: what cannot be read stops the run. false: it is set aside in quarantine.csv (validate.max_quarantined)."""
+    workers: Count = 0
+    """Processes that decode; 0 = one a core."""
 
 
 class Validate(Section):
-    # Checks whose failure stops the pipeline; all others warn.
     critical: list[CheckName] = ["known_classes", "class_images", "readable", "one_label"]
-    # The classes that there must be, no more and no fewer; [] = whatever is found.
+    """Checks whose failure stops the pipeline; all the others warn."""
     classes: list[str] = []
-    # Every class needs at least this many images, or it cannot be split three ways.
+    """The classes that there must be, no more and no fewer; [] = whatever is found."""
     min_images_per_class: Annotated[int, Field(ge=3)] = 10
-    # Share of the files that ingest could not read.
+    """With fewer, a class cannot be split three ways."""
     max_quarantined: Share = 0.01
-    # The largest class may be this many times the smallest.
-    max_imbalance: Annotated[float, Field(ge=1)] = 10.0
-    # Of the files themselves: shorter side in pixels, longer over shorter side, and how many times larger or smaller
-    # than the median image (in side length).
+    """Share of the files that could not be read."""
+    max_imbalance: Ratio = 10.0
+    """Largest class over any other."""
     min_side: Positive = 8
-    max_aspect: Annotated[float, Field(ge=1)] = 4.0
-    max_size_ratio: Annotated[float, Field(ge=1)] = 5.0
-    # Mean brightness (0 black to 1 white) and contrast (standard deviation, 0 to 0.5).
+    """Shorter side of a file, in pixels."""
+    max_aspect: Ratio = 4.0
+    """Longer side over shorter."""
+    max_size_ratio: Ratio = 5.0
+    """Side length over the median's, or the other way round."""
     brightness: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.02, 0.98]
+    """Mean, 0 black to 1 white."""
     min_contrast: Share = 0.01
-    # How far from the rest an image's brightness and sharpness may lie, in robust standard deviations.
-    max_outlier: Annotated[float, Field(gt=0)] = 5.0
-    # Brightness, contrast, outliers and colour tolerate this share of exceptions before they fail.
+    """Standard deviation of the brightness, 0 to 0.5."""
+    max_outlier: Above0 = 5.0
+    """How far from the rest brightness and sharpness may lie, in robust standard deviations."""
     tolerated: Share = 0.01
-    # Two images are near-duplicates if at most this many of the 64 bits of their perceptual hashes differ ...
+    """Share of the images that may miss brightness, contrast, outliers or colour."""
     max_hash_distance: Annotated[int, Field(ge=0, le=16)] = 10
-    # ... and the correlation of their grey values is at least this; 1 = exact copies only.
+    """Near-duplicates: bits of the 64 of the perceptual hashes that may differ ..."""
     min_similarity: Annotated[float, Field(gt=0.5, le=1)] = 0.9
-    # Population stability index against the accepted data set, for each measure and for the classes.
-    max_drift: Annotated[float, Field(gt=0)] = 0.25
+    """... and least correlation of the grey values; 1 = exact copies only."""
+    max_drift: Above0 = 0.25
+    """Population stability index against what `python -m pipeline accept` accepted."""
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Validate:
@@ -78,33 +84,25 @@ class Validate(Section):
 
 
 class Split(Section):
-    # Shares of the images; what is left after these two is for training.
     validation: OpenShare = 0.1
+    """Share of the images that is cut; what is left after these two is for training."""
     test: OpenShare = 0.1
-    # true: where the source has a test (or val) split of its own, that one is used and only the rest is cut.
     keep_source_splits: bool = True
-    # Images that belong together (a patient, a video) stay on one side: a regular expression on the path, whose first
-    # group names what they share, e.g. "(patient[0-9]+)". A `group` column of a CSV source counts without it.
+    """true: where the source has a val or test split of its own, it is kept."""
     group_pattern: str = ""
-    # 0, or the number of folds of a cross-validation: fold number `fold` validates, the others train.
+    """Images of one patient or video stay on one side: a regular expression on the path, whose first group names what
+    they share, e.g. "(patient[0-9]+)". A `group` column of a table counts without it."""
     folds: Annotated[int, Field(ge=0, le=50)] = 0
-    fold: Annotated[int, Field(ge=0)] = 0
+    """Cross-validation: number of folds (0 = none), and the one that validates, from 0."""
+    fold: Count = 0
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _leaves_training_images(self) -> Split:
+    def _can_be_cut(self) -> Split:
         if self.validation + self.test >= 1:
             raise UserError(f"validation + test is {self.validation + self.test:g} and leaves nothing to train on")
-        return self
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> Split:
         if self.folds == 1 or self.fold >= max(1, self.folds):
             raise UserError(f"fold {self.fold} of {self.folds}: folds is 0 or at least 2, and fold runs from 0")
-        return self
-
-    @model_validator(mode="after")
-    def _pattern_has_a_group(self) -> Split:
         try:
             groups = re.compile(self.group_pattern).groups
         except re.error as error:
@@ -115,12 +113,15 @@ class Split(Section):
 
 
 class Augment(Section):
-    # none | light | standard | strong | digits: see pipeline/augmentation/policy.py
-    policy: str = "standard"
-    # Any knob of the policy by itself, e.g. {horizontal_flip: false, rotation: 10}
-    overrides: dict[str, bool | int | float] = {}
-    # none | sampler (draw rare classes more often) | duplicates (list their images several times) | loss_weights
-    # (weigh them more in the loss) | logit_adjustment (train against the classes' frequencies)
+    policy: PolicyName = "standard"
+    overrides: Policy = Policy()
+    """Single knobs, e.g. {rotation: 10, horizontal_flip: false}; all of them: pipeline/augmentation/policy.py"""
     balance: Literal["none", "sampler", "duplicates", "loss_weights", "logit_adjustment"] = "none"
-    # Seed of the preview picture, and of the choice of duplicates.
+    """For rare classes: drawn more often, listed several times, with more weight in the loss, or trained against the
+    classes' frequencies."""
     seed: Seed = 0
+    """Of the preview, and of the choice of duplicates."""
+
+    @field_serializer("overrides")
+    def _those_that_are_set(self, overrides: Policy) -> dict[str, Any]:
+        return overrides.model_dump(exclude_unset=True)

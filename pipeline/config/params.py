@@ -1,40 +1,85 @@
-"""Reading and checking params.yaml as a whole."""
+"""All of params.yaml, with the sections of what becomes of a trained network; and reading it."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.data import Augment, Ingest, Split, Validate
 from pipeline.config.models import Ensemble, Model, Prune, Train
-from pipeline.config.recipes import merged
-from pipeline.config.results import Audit, Benchmark, Evaluate, Export, Quantize, Registry
-from pipeline.config.section import Section
-from pipeline.datasets import sources
+from pipeline.config.recipes import RECIPES
+from pipeline.config.section import Above0, Positive, Section, Share, section
 from pipeline.errors import UserError
 
-SectionType = TypeVar("SectionType", bound=Section)
+PARAMS = Path("params.yaml")
+# Names become paths, names of runs and words of a shell's command
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Export(Section):
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    tolerance: Above0 = 1e-4
+    """Largest difference of a probability between ONNX Runtime and torch."""
+
+
+class Quantize(Section):
+    calibration_images: Positive = 512
+    """Of the training split."""
+
+
+class Evaluate(Section):
+    calibration_bins: Positive = 15
+    """Of the calibration diagram and the expected calibration error."""
+    mistakes: Positive = 24
+    """The most confident ones, which are shown."""
+
+
+class Audit(Section):
+    shown: Positive = 48
+    """Suspected label errors in the report."""
+
+
+class Benchmark(Section):
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 64]
+    rounds: Positive = 30
+    """Over all variants, interleaved; the median is reported."""
+    threads: Positive = 1
+
+
+class Registry(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")] = "image-classifier"
+    variants: Annotated[list[Literal["fp32", "pruned", "int8", "pruned_int8"]], Field(min_length=1)] = ["fp32"]
+    """What may become challenger. The first two are within export.tolerance of a torch network."""
+    min_accuracy: Share = 0.5
+    """On the validation split. A candidate over one of these budgets is passed by."""
+    max_size_mb: Above0 = 100.0
+    max_latency_ms: Above0 = 100.0
+    """Median at batch 1 on the machine of `benchmark`."""
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """Every knob, one section a stage. `dvc repro` reruns only what a change concerns. Written by `python -m pipeline
+    init`; a wrong key or value stops with a sentence that names it."""
 
-    # Experiment in MLflow that the runs go to.
     experiment: str
+    """Experiment in MLflow that the runs go to."""
     ingest: Ingest
     validate_: Validate = Field(alias="validate")
     split: Split
     augment: Augment
-    models: Annotated[dict[str, Model], Field(min_length=1)]
-    ensembles: dict[str, Ensemble]
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    """The models that are compared: a name, an architecture (a file of pipeline/networks/architectures/), and any key
+    of `train` that should differ. Two entries may share an architecture. An architecture's file says which `options` it
+    takes, e.g. {architecture: torchvision_model, options: {name: resnet18}, epochs: 5}"""
+    ensembles: dict[Name, Ensemble]
+    """Means of the probabilities of some of the models, e.g. {both: {members: [simple_cnn, modern_cnn]}}"""
     train: Train
+    """The recipe of all models; the best epoch on the validation split is kept."""
     prune: Prune
     export: Export
     quantize: Quantize
@@ -45,13 +90,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_hold_together(self) -> Params:
-        for section, names in (("models", self.models), ("ensembles", self.ensembles)):
-            for name in names:
-                # Names become paths, names of runs and words of a shell's command
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                    raise UserError(f"{section}: {name!r}: a name holds letters, digits and, not first, '-' and '_'")
-        for name in self.models:
+        for name, model in self.models.items():
             self.recipe(name)
+            if model.options:  # by name: networks are built on this package, and import torch, which takes seconds
+                networks = import_module("pipeline.networks.architectures")
+                networks.checked(model.architecture, model.options, f"models.{name}.")
         for name, ensemble in self.ensembles.items():
             if name in self.models:
                 raise UserError(f"ensembles.{name}: a model has that name already")
@@ -66,7 +109,7 @@ class Params(Section):
         return [*self.models, *self.ensembles]
 
     def maker(self, name: str) -> str:
-        """The stage that makes the checkpoint of a model or of an ensemble."""
+        """The stage that makes the weights of a model or of an ensemble."""
         return "ensemble" if name in self.ensembles else "train"
 
     def device(self, name: str) -> str:
@@ -79,106 +122,20 @@ class Params(Section):
         if model not in self.models:
             raise UserError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
         own = self.models[model].overrides
-        return section(Train, merged(self.train.model_dump(), own), f"models.{model}.")
+        named = RECIPES.get(own.get("recipe", self.train.recipe), {})  # a name that is none is refused by `Train`
+        return section(Train, {**self.train.model_dump(), **named, **own}, f"models.{model}.")
 
 
-def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) -> SectionType:
-    """One section by itself. Raises UserError with one sentence that names the key, after `prefix`, and the mend."""
+def load(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml. Raises UserError with one sentence that names the key and the fix."""
     try:
-        return kind(**content)
-    except ValidationError as error:
-        raise UserError(_sentence(error, kind, prefix)) from None
-
-
-def load(path: Path) -> Params:
-    """Read and check params.yaml. Raises UserError with one sentence that names the key and the mend."""
-    try:
-        text = path.read_text(encoding="utf-8")
+        # YAML 1.2, as DVC reads it: 1e-3 is a number
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
-    return check(text, str(path))
-
-
-def check(text: str, path: str) -> Params:
-    """Params from the text of a file called `path`. Raises UserError as `load` does."""
-    try:
-        content = YAML(typ="safe", pure=True).load(text)  # YAML 1.2, as DVC reads it: 1e-3 is a number
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold the sections {', '.join(_keys(Params))}")
-    try:
-        params = Params.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error, Params)}") from None
-    _names_exist(path, params)
-    return params
-
-
-def _names_exist(path: str, params: Params) -> None:
-    """Names that stand for code: a source, an architecture. Read from the folders, not restated."""
-    for name, model in params.models.items():
-        if model.architecture == "ensemble":
-            raise UserError(
-                f"{path}: models.{name}.architecture is 'ensemble', which is not trained: move the entry to `ensembles`"
-            )
-        _known(f"{path}: models.{name}.architecture", model.architecture, architectures())
-    _known(f"{path}: ingest.source", params.ingest.source, sorted(sources()))
-
-
-def architectures() -> list[str]:
-    """What an entry of `models` may be made of: an ensemble is not trained."""
-    return [name for name in files_of("networks/architectures") if name != "ensemble"]
-
-
-def files_of(package: str) -> list[str]:
-    """Names of the public modules of a package of the pipeline: adding a file is adding a choice."""
-    folder = Path(__file__).parent.parent / package
-    return sorted(file.stem for file in folder.glob("[a-z]*.py"))
-
-
-def _known(key: str, value: str, choices: list[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{key} is {value!r}{_did_you_mean(value, choices)}; it can be: {', '.join(choices)}")
-
-
-def _sentence(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
-    """The first of pydantic's findings, as a sentence."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        where = _place(first["loc"])
-        return f"{prefix}{where}{': ' if where else ''}{first['ctx']['error']}"
-    where = prefix + _place(first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys(_section_at(root, first["loc"][:-1]))
-        key = str(first["loc"][-1])
-        return f"{where} is not a known key{_did_you_mean(key, known)}; known here: {', '.join(known)}"
-    if first["type"] == "missing":
-        return f"{where} is missing: add it"
-    return f"{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """As people write it: convolutions[2].filters."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-
-
-def _section_at(kind: Any, location: tuple[int | str, ...]) -> type[BaseModel]:
-    for part in location:
-        inside = get_args(kind)  # of a list or a dict: its elements' type comes last
-        fields = {} if inside else {f.alias or name: f.annotation for name, f in kind.model_fields.items()}
-        kind = inside[-1] if inside else fields[part]
-    assert isinstance(kind, type) and issubclass(kind, BaseModel)
-    return kind
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _did_you_mean(wrong: str, choices: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, choices, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return section(Params, content or {}, f"{path}: ")

@@ -1,8 +1,7 @@
-"""How a model's recipe comes about. The stages that train depend on this file: what changes here trains anew."""
+"""The named recipes. The stages that train depend on this file: what changes here trains anew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 # The plain recipe of the reference comparison; the best validation epoch is kept, as always
@@ -14,9 +13,3 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.0, "clip_gradient": 0.0, "ema": 0.0, "patience": 0, "micro_batch": 0,
     },
 }  # fmt: skip
-
-
-def merged(train: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `train`, over it the named recipe, over that the model's `own` keys."""
-    named = RECIPES.get(own.get("recipe", train["recipe"]), {})  # a name that is none is refused by `Train`
-    return {**train, **named, **own}

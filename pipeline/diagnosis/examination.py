@@ -1,48 +1,70 @@
-"""What `train` measures of the network that it keeps, after the fit; evaluation/diagnosis.py says what it means."""
+"""What `train` measures of the fitted network, for the diagnosis: rules.py says in words what it means."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.artifacts import Dataset, ImageRows, ModelCard
-from pipeline.diagnosis.activity import watched
+from pipeline.artifacts import ImageRows, ModelCard
 from pipeline.evaluation.metrics import accuracy
 from pipeline.networks.deployable import probabilities
 
 IMAGES = 2_000  # of the training split: the accuracy is sure to about 2 points, in seconds
+# Exactly zero for what is negative. Others (GELU, SiLU, leaky ones) let something through, so that no unit dies
+RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def examine(
-    network: nn.Module,
-    card: ModelCard,
-    best_epoch: int,
-    val_accuracy: float,
-    dataset: Dataset,
-    rows: np.ndarray,
-    seed: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    """examined.json of the fitted `network`, which is that of `best_epoch` (1-based): `kept` are the fields of
-    evaluation/diagnosis.py's Kept.
-
-    `val_accuracy` is its accuracy on the whole validation split; `rows` are those that it was trained on, some of which
-    are looked at again, without augmentation.
-    """
+    network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray,
+    val_images: int, best_epoch: int, val_accuracy: float, seed: int, device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """examined.json of a fitted network: some of the `rows` that it was trained on are looked at again, without
+    augmentation. The arguments that come back as they are describe the network of `best_epoch` (1-based)."""
     drawn = np.sort(np.random.default_rng(seed).permutation(np.unique(rows))[:IMAGES])
-    with watched(network) as watch:
-        scores = probabilities(network, card, ImageRows(dataset.images_NHWC, drawn), device)
+    with watched(network) as active:
+        scores = probabilities(network, card, ImageRows(images_NHWC, drawn), device)
     return {
-        "kept": {
-            "best_epoch": best_epoch,
-            "train_accuracy": accuracy(scores, dataset.labels[drawn]),
-            "val_accuracy": val_accuracy,
-            "val_images": len(dataset.rows("val")),
-            "classes": len(card.class_names),
-            "train_images": len(drawn),
-        },
-        "silent_units": watch.table().to_dict("records"),
+        "best_epoch": best_epoch,
+        "train_accuracy": accuracy(scores, labels[drawn]),
+        "train_images": len(drawn),
+        "val_accuracy": val_accuracy,
+        "val_images": val_images,
+        "classes": len(card.class_names),
+        "silent_units": [
+            {"layer": name, "units": len(units), "silent": int((~units).sum())} for (_, name), units in active.items()
+        ],
     }
+
+
+@contextmanager
+def watched(network: nn.Module) -> Iterator[dict[tuple[int, str], torch.Tensor]]:
+    """While the block runs the network: by call of a rectifier (its place among those of a batch, and its name), which
+    units [channels or features] were positive for any image so far.
+
+    Only modules are seen: `torch.relu` inside a forward function is not.
+    """
+    active: dict[tuple[int, str], torch.Tensor] = {}
+    calls: list[str] = []  # of rectifiers in this batch; a module may be called several times
+
+    def see(name: str, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        axis = 1 if output.ndim == 4 else output.ndim - 1  # images NCHW; else the last axis
+        positive = (output > 0).any(dim=[other for other in range(output.ndim) if other != axis])
+        call = len(calls), name
+        active[call] = positive | active.get(call, positive)
+        calls.append(name)
+
+    hooks = [network.register_forward_pre_hook(lambda module, inputs: calls.clear())]
+    for name, module in network.named_modules():
+        if isinstance(module, RECTIFIERS):
+            hooks.append(module.register_forward_hook(partial(see, name)))
+    try:
+        yield active
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -23,42 +23,30 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
     from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
     predicted = probabilities.argmax(axis=1)
-    classes = range(probabilities.shape[1])
     low, high = share_interval(predicted == labels, group)
+    top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    wide = probabilities.astype(np.float64)
+    normalized = wide / wide.sum(axis=1, keepdims=True)
     return {
         "accuracy": accuracy(probabilities, labels),
         "accuracy_low": low,
         "accuracy_high": high,
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
-        "top5_accuracy": _top_k(probabilities, labels, 5),
-        "log_loss": float(log_loss(labels, _normalized(probabilities), labels=list(classes))),
+        "top5_accuracy": float((top5 == labels[:, None]).any(axis=1).mean()),
+        "log_loss": float(log_loss(labels, normalized, labels=range(probabilities.shape[1]))),
         "ece": expected_calibration_error(probabilities, labels, bins),
         "images": len(labels),
     }
 
 
-def _normalized(probabilities: np.ndarray) -> np.ndarray:
-    wide = probabilities.astype(np.float64)
-    normalized: np.ndarray = wide / wide.sum(axis=1, keepdims=True)
-    return normalized
-
-
-def _top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    return float((top == labels[:, None]).any(axis=1).mean())
-
-
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pd.DataFrame:
     """A row per non-empty confidence bin: `confidence` (mean), `accuracy`, `share` of the images."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    table = pd.DataFrame({"bin": bin_of, "confidence": confidence.astype(np.float64), "accuracy": right.astype(float)})
-    grouped = table.groupby("bin").agg(
-        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), share=("accuracy", "size")
-    )
-    return grouped.assign(share=grouped["share"] / len(labels)).reset_index()
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bin_of = np.minimum((probabilities.max(axis=1) * bins).astype(int), bins - 1)
+    right = (probabilities.argmax(axis=1) == labels).astype(float)
+    grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(bin_of)
+    return grouped.mean().assign(share=grouped.size() / len(labels))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
@@ -71,15 +59,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[
     """A row per class: precision, recall, f1 and the number of images of the class."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    classes = list(range(len(class_names)))
-    predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    return pd.DataFrame({"class": class_names, "precision": precision, "recall": recall, "f1": f1, "images": support})
-
-
-def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts [true class, predicted class]."""
-    from sklearn.metrics import confusion_matrix
-
-    counts: np.ndarray = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
-    return counts
+    predicted, classes = probabilities.argmax(axis=1), range(len(class_names))
+    numbers = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0)
+    columns = ("precision", "recall", "f1", "images")
+    return pd.DataFrame({"class": class_names, **dict(zip(columns, numbers, strict=True))})

@@ -6,13 +6,17 @@ import io
 import textwrap
 from contextlib import suppress
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
+
+from pipeline.artifacts import write_whole
 
 # The first comes with matplotlib, and so does the last, which draws boxes
 FONT, BOXES = "DejaVu Sans", "Last Resort High-Efficiency"
@@ -20,8 +24,7 @@ PALETTE = ["#3b6fb6", "#d9822b", "#3a9d5d", "#b5485d", "#7a5aa6", "#5f6b7a", "#c
 
 
 def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    write_whole(path, png(figure))
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -64,36 +67,36 @@ def _characters(file: str) -> frozenset[int]:
     return frozenset(get_font(file).get_charmap()) if Path(file).exists() else frozenset()  # the list may be an old one
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+def _axes(width: float, height: float, **settings: object) -> tuple[Figure, Axes]:
+    """A figure with one diagram in it; `settings` are of matplotlib's Axes.set."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set(**settings)
+    return figure, axes
 
 
 def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
-    """Loss and accuracy by epoch, training beside validation; below them the learning rate and the gradient's norm.
-
-    `history` and `seeds` are the training's tables: the shipped seed is drawn boldly, with its best epoch; the others
-    are pale.
-    """
-    figure = _figure(9, 5.4)
-    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2, sharex=True, height_ratios=[2, 1])
+    """Loss, accuracy, learning rate and the gradient's norm by epoch, from the training's tables: boldly of the shipped
+    seed, with its best epoch; pale of the others."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    top_left, top_right, low_left, low_right = figure.subplots(2, 2, sharex=True, height_ratios=[2, 1]).ravel()
     shipped = seeds[seeds["shipped"]].iloc[0]
     others = [rows for seed, rows in history.groupby("seed") if seed != shipped["seed"]]
     bold = history[history["seed"] == shipped["seed"]]
+    epoch, norm = bold["epoch"], bold["gradient_norm"]
     for axes, measure, corner in ((top_left, "loss", "upper right"), (top_right, "accuracy", "lower right")):
         for part, colour, name in (("train", PALETTE[0], "training, as augmented"), ("val", PALETTE[1], "validation")):
             for rows in others:
                 axes.plot(rows["epoch"], rows[f"{part}_{measure}"], color=colour, linewidth=0.8, alpha=0.35)
-            axes.plot(bold["epoch"], bold[f"{part}_{measure}"], color=colour, marker=".", label=name)
+            axes.plot(epoch, bold[f"{part}_{measure}"], color=colour, marker=".", label=name)
         axes.set(title=measure)
         axes.legend(fontsize=8, loc=corner)
-    low_left.plot(bold["epoch"], bold["learning_rate"], color=PALETTE[5], marker=".")
+    low_left.plot(epoch, bold["learning_rate"], color=PALETTE[5], marker=".")
     low_left.set(title="learning rate at the epoch's start", xlabel="epoch", ylim=(0, None))
-    low_right.fill_between(
-        bold["epoch"], bold["gradient_norm"], bold["gradient_norm_max"], color=PALETTE[2], alpha=0.2, linewidth=0
-    )
-    low_right.plot(bold["epoch"], bold["gradient_norm"], color=PALETTE[2], marker=".")
+    low_right.fill_between(epoch, norm, bold["gradient_norm_max"], color=PALETTE[2], alpha=0.2, linewidth=0)
+    low_right.plot(epoch, norm, color=PALETTE[2], marker=".")
     low_right.set(title="gradient's norm before clipping: mean, largest", xlabel="epoch", ylim=(0, None))
-    for axes in (top_left, top_right, low_left, low_right):
+    for axes in figure.axes:
         axes.axvline(shipped["best_epoch"], color="#999999", linewidth=1, linestyle=":")
         axes.grid(alpha=0.3)
     low_left.xaxis.get_major_locator().set_params(integer=True)
@@ -104,48 +107,44 @@ def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> F
 
 def learning_rates(found: pd.DataFrame, steepest: float, peak: float, title: str) -> Figure:
     """The range test: loss over learning rate, with the two suggestions."""
-    figure = _figure(6.4, 4)
-    axes = figure.subplots()
+    top = 1.5 * float(found["smooth"].iloc[: max(1, len(found) // 2)].max())
+    figure, axes = _axes(6.4, 4, xlabel="learning rate", ylabel="training loss", title=title)
     axes.plot(found["learning_rate"], found["loss"], color=PALETTE[0], alpha=0.25, label="loss of a batch")
     axes.plot(found["learning_rate"], found["smooth"], color=PALETTE[0], label="smoothed")
     for value, colour, name in ((steepest, PALETTE[2], "falls fastest"), (peak, PALETTE[1], "suggested")):
         axes.axvline(value, color=colour, linestyle="--", label=f"{name}: {value:.2g}")
-    top = 1.5 * float(found["smooth"].iloc[: max(1, len(found) // 2)].max())
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title, ylim=(0, top))
+    axes.set(xscale="log", ylim=(0, top))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def confusion(counts: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
-    """Shares of each true class (a row), with the counts written in where they are legible."""
-    classes = len(class_names)
-    side = min(3.5 + 0.42 * classes, 14)
-    figure = _figure(side, side)
-    axes = figure.subplots()
+def confusion(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
+    """Shares of each true class (a row), with the counts written in where they are legible; `labels` [N] and
+    `predicted` [N] are indices of classes."""
+    counts = np.zeros((len(class_names), len(class_names)), dtype=int)
+    np.add.at(counts, (labels, predicted), 1)
+    side = min(3.5 + 0.42 * len(class_names), 14)
+    figure, axes = _axes(side, side, xlabel="predicted", ylabel="true", title=title)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    if classes <= 40:
-        labels = [label(name) for name in class_names]
-        axes.set_xticks(range(classes), labels, rotation=90)
-        axes.set_yticks(range(classes), labels)
-    if classes <= 20:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                shade = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=8)
+    if len(class_names) <= 40:
+        names = [label(name) for name in class_names]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(class_names) <= 20:
+        for row, column in np.argwhere(counts):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=shade, fontsize=8)
     return figure
 
 
 def reliability(table: pd.DataFrame, title: str) -> Figure:
     """Accuracy over confidence: on the diagonal a model is as often right as it says."""
-    figure = _figure(4.6, 4.2)
-    axes = figure.subplots()
+    figure, axes = _axes(4.6, 4.2, xlabel="confidence", ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(0, 1.02))
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
     axes.scatter(table["confidence"], table["accuracy"], s=20 + 400 * table["share"], color=PALETTE[0], alpha=0.8)
     axes.plot(table["confidence"], table["accuracy"], color=PALETTE[0], linewidth=1)
-    axes.set(xlabel="confidence", ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     return figure
 
@@ -153,7 +152,7 @@ def reliability(table: pd.DataFrame, title: str) -> Figure:
 def image_grid(images_NHWC: np.ndarray, captions: list[str], columns: int, title: str, side: float = 1.35) -> Figure:
     """Small pictures, `side` inches each, with a caption, row by row."""
     rows = max(1, -(-len(captions) // columns))
-    figure = _figure(side * columns, (side + 0.3) * rows + 0.4)
+    figure = Figure(figsize=(side * columns, (side + 0.3) * rows + 0.4), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -192,21 +191,17 @@ def augmentation_preview(
 
 def pareto(rows: pd.DataFrame) -> Figure:
     """Accuracy over latency at batch 1, a colour per model and a mark per variant; the size is the mark's area."""
-    figure = _figure(8, 4.6)
-    axes = figure.subplots()
+    figure, axes = _axes(8, 4.6, xlabel="latency at batch 1, ms (median)", ylabel="test accuracy", xscale="log")
+    axes.set(title="Accuracy against latency")
     marks = {"fp32": "o", "int8": "s", "pruned": "^", "pruned_int8": "D"}
-    for colour, (model, group) in zip(_colours(), rows.groupby("model", sort=False), strict=False):
+    for colour, (model, group) in zip(cycle(PALETTE), rows.groupby("model", sort=False), strict=False):
         ordered = group.sort_values("latency_ms")
         axes.plot(ordered["latency_ms"], ordered["accuracy"], color=colour, alpha=0.5, linewidth=2, label=str(model))
-        for _, row in ordered.iterrows():
-            axes.scatter(
-                row["latency_ms"], row["accuracy"], marker=marks[row["variant"]], color=colour,
-                s=30 + 25 * np.sqrt(row["size_mb"]), edgecolor="white",
-            )  # fmt: skip
+        for variant, row in ordered.set_index("variant").iterrows():
+            place, area = (row["latency_ms"], row["accuracy"]), 30 + 25 * np.sqrt(row["size_mb"])
+            axes.scatter(*place, marker=marks[str(variant)], color=colour, s=area, edgecolor="white")
     for variant, mark in marks.items():
         axes.scatter([], [], marker=mark, color="#666666", label=variant)
-    axes.set(xlabel="latency at batch 1, ms (median)", ylabel="test accuracy", title="Accuracy against latency")
-    axes.set_xscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -214,18 +209,12 @@ def pareto(rows: pd.DataFrame) -> Figure:
 
 def class_counts(table: pd.DataFrame, title: str) -> Figure:
     """Images per class, stacked by split: `table` has a row per class and a column per split."""
-    figure = _figure(8, 0.6 + 0.3 * min(len(table), 60))
-    axes = figure.subplots()
+    figure, axes = _axes(8, 0.6 + 0.3 * min(len(table), 60), xlabel="images", title=title)
     left = np.zeros(len(table))
-    for colour, split in zip(_colours(), table.columns, strict=False):
+    for colour, split in zip(PALETTE, table.columns, strict=False):
         axes.barh(range(len(table)), table[split], left=left, color=colour, label=split)
         left += table[split].to_numpy()
     axes.set_yticks(range(len(table)), [label(name) for name in table.index])
     axes.invert_yaxis()
-    axes.set(xlabel="images", title=title)
     axes.legend(fontsize=8)
     return figure
-
-
-def _colours() -> list[str]:
-    return PALETTE * 8

@@ -1,95 +1,61 @@
-"""How sure a number is."""
+"""How sure a number is. By hand is what scipy lacks: Wilson's interval of a number that is no integer, a sign test of
+groups of different sizes, Holm's correction."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-
-from pipeline.errors import UserError
 
 
 def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of True in [N], where images of one group [N] are alike and do not count as several.
 
-    Wilson's interval for the effective number of images (Korn and Graubard 1998): the number over the design effect,
-    which is the variance between groups over that of as many independent images. It lies between 1, for groups whose
-    images are right or wrong by themselves, and its value for groups that are right or wrong as one, which is taken
-    where all are right, or wrong, as there is no variance to measure. Single images give Wilson's interval itself.
+    Wilson's interval (1927) for the effective number of images (Korn and Graubard 1998): the number over the design
+    effect, which is the variance between groups over that of as many independent images. It lies between 1, for groups
+    whose images are right or wrong independently, and its value for groups that are right or wrong as one, which is
+    taken where all are right, or all wrong, as there is no variance to measure.
     """
     from scipy.stats import t
 
     count, share = len(right), float(right.mean())
-    sizes = np.unique(group, return_counts=True)[1].astype(float)
-    groups = len(sizes)
-    as_one = float((sizes**2).sum()) / count
-    effect = as_one
+    group_of, sizes = np.unique(group, return_inverse=True, return_counts=True)[1:]
+    sizes, groups = sizes.astype(float), len(sizes)
+    as_one = effect = float((sizes**2).sum()) / count
     if 0 < share < 1 and groups > 1:
-        deviations = np.bincount(np.unique(group, return_inverse=True)[1], weights=right - share)
+        deviations = np.bincount(group_of, weights=right - share)
         between = groups / (groups - 1) * float((deviations**2).sum()) / count**2
         effect = min(max(1.0, between * (count - 1) / (share * (1 - share))), as_one)
     # A few large groups say little of the variance (degrees of freedom: Satterthwaite 1946)
     freedom = float((sizes**2).sum()) ** 2 / float((sizes**4).sum()) - 1
     few = float(t.ppf(0.975, max(1, count - 1)) / t.ppf(0.975, max(1, freedom))) ** 2
-    effective = count / effect * few
-    return wilson_interval(share * effective, effective)
-
-
-def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); sound near 0 and 1 and for few trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share = successes / trials
+    trials, z = count / effect * few, 1.959964
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of a few measurements (Student 1908), e.g. of trainings with several seeds.
-
-    Raises UserError for less than two values, which say nothing about their spread.
-    """
-    from scipy.stats import t
-
-    if len(values) < 2:
-        raise UserError(f"an interval of a mean needs 2 or more values, not {len(values)}: raise train.seeds")
-    spread = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    centre = float(np.mean(values))
-    return centre - spread, centre + spread
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of several tests, raised so that the chance of any false alarm stays at the level (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    raw = np.array(p_values, dtype=float)
+    order = np.argsort(raw, kind="stable")
+    raised = np.empty_like(raw)
+    raised[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
+    return [float(value) for value in raised]
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Two classifiers on the same images: how many only the first, only the second got right, and the p-value."""
-
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> PairedTest:
-    """Exact two-sided test on boolean arrays [N] where images of one `group` [N] are alike and vote as one.
+def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> float:
+    """p-value of an exact two-sided test of two classifiers on the same images, boolean arrays [N]; images of one
+    `group` [N] are alike and vote as one.
 
     The difference of each group has either sign with the same chance if both classifiers are as good. Of single images
     it is McNemar's exact test (McNemar 1947).
     """
     from scipy.stats import binom
 
-    differences = first_right.astype(int) - second_right.astype(int)
+    differences = first_right.astype(int) - second_right
     by_group = np.bincount(np.unique(group, return_inverse=True)[1], weights=differences).astype(int)
     chances = np.ones(1)  # of each sum of the groups' differences, from the lowest to the highest
     for size, count in zip(*np.unique(np.abs(by_group[by_group != 0]), return_counts=True), strict=True):
@@ -97,5 +63,4 @@ def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.nda
         of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, of_size)
     sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
-    p_value = min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))
-    return PairedTest(int((differences > 0).sum()), int((differences < 0).sum()), p_value)
+    return min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))

@@ -9,53 +9,55 @@ heart; so its last layer is replaced by a linear classifier on its features, fit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Audit
-from pipeline.evaluation.plots import image_grid, label
+from pipeline import layout
+from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, write_table
+from pipeline.config import Params
+from pipeline.evaluation.plots import image_grid, label, save
+from pipeline.evaluation.selection import best_by_validation
+from pipeline.networks import weights
 from pipeline.networks.deployable import features
+from pipeline.training.device import choose_device
 
 FOLDS = 5
 FITTED = 20_000  # images that a fold's classifier is fitted on, at most
 
 
-@dataclass(frozen=True)
-class Audited:
-    """`suspects`: path, class, split, suggested (class), probability (of the given class), the surest first."""
-
-    suspects: pd.DataFrame
-    picture: Figure
+def run(config: Params) -> list[str]:
+    trained = {name: read_json(layout.metrics("train", name)) for name in config.models}
+    best = best_by_validation({name: numbers["best_val_accuracy"] for name, numbers in trained.items()})
+    network, card = weights.load(layout.checkpoint("train", best))
+    dataset, device = read_dataset(layout.IMAGES, layout.SPLITS), choose_device(config.device(best))
+    suspects, picture = audit(best, network, card, dataset, config.audit.shown, device)
+    write_table(layout.SUSPECTS, suspects)
+    save(picture, layout.SUSPECTS_PICTURE)
+    return [f"labels that {best} contradicts: {len(suspects):,} ({layout.SUSPECTS})"]
 
 
 def audit(
-    name: str, network: nn.Module, card: ModelCard, dataset: Dataset, config: Audit, device: torch.device
-) -> Audited:
-    """Look at every image of the data set with the network called `name`."""
+    name: str, network: nn.Module, card: ModelCard, dataset: Dataset, most: int, device: torch.device
+) -> tuple[pd.DataFrame, Figure]:
+    """suspects.csv: of all images, the labels that the network called `name` contradicts, the surest first, each with
+    the class that is suggested and the probability of the given one; and a picture of the first, `most` at most."""
     from cleanlab.filter import find_label_issues
 
-    scores = held_out_probabilities(
-        features(network, card, dataset.images_NHWC, device), dataset.labels, dataset.splits["alike"].to_numpy()
-    )
-    rows = find_label_issues(
-        dataset.labels, scores, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
-    )
-    names = np.array(card.class_names)
-    suspects = dataset.splits.iloc[rows][["path", "class", "split"]].assign(
-        suggested=names[scores[rows].argmax(axis=1)], probability=scores[rows, dataset.labels[rows]].round(4)
-    )
-    shown = suspects.head(config.shown)
+    seen, labels = features(network, card, dataset.images_NHWC, device), dataset.labels
+    scores = held_out_probabilities(seen, labels, dataset.splits["alike"].to_numpy())
+    ranked = {"filter_by": "both", "return_indices_ranked_by": "normalized_margin"}
+    rows = find_label_issues(labels, scores, n_jobs=1, **ranked)
+    suggested = np.array(card.class_names)[scores[rows].argmax(axis=1)]
+    suspects = dataset.splits.iloc[rows][["path", "class", "split"]].reset_index(drop=True)
+    suspects = suspects.assign(suggested=suggested, probability=scores[rows, labels[rows]].round(4))
+    shown = suspects.head(most)
     captions = [f"{label(row['class'])}\nrather {label(row['suggested'])}?" for row in shown.to_dict("records")]
-    agreement = (scores.argmax(axis=1) == dataset.labels).mean()
+    agreement = (scores.argmax(axis=1) == labels).mean()
     title = f"labels that {name} contradicts: {len(suspects):,} (it agrees with {agreement:.1%} of all)"
-    picture = image_grid(dataset.images_NHWC[rows[: len(shown)]], captions, 8, title)
-    return Audited(suspects.reset_index(drop=True), picture)
+    return suspects, image_grid(dataset.images_NHWC[rows[:most]], captions, 8, title)
 
 
 def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -67,11 +69,14 @@ def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: n
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    scores: np.ndarray = np.eye(labels.max() + 1)[labels]
+    classes = labels.max() + 1
+    scores: np.ndarray = np.eye(classes)[labels]
     draw = np.random.default_rng(0)
     fold = _folds(labels, group, draw)
     for number in range(FOLDS):
-        some = _some_of_each(draw.permutation(np.flatnonzero(fold != number)), labels)
+        others = draw.permutation(np.flatnonzero(fold != number))
+        place = pd.Series(others).groupby(labels[others]).cumcount().to_numpy()
+        some = others[place < max(2, FITTED // classes)]  # equally many of each class, as far as there are
         known = np.unique(labels[some])
         held_out = np.flatnonzero((fold == number) & np.isin(labels, known))
         if len(held_out) and len(known) > 1:
@@ -90,11 +95,3 @@ def _folds(labels: np.ndarray, group: np.ndarray, draw: np.random.Generator) -> 
     fold_of[order] = pd.Series(order).groupby(labels[first[order]]).cumcount() % FOLDS
     fold: np.ndarray = fold_of[group_of]
     return fold
-
-
-def _some_of_each(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """At most FITTED rows, equally many of each class as far as there are."""
-    most = max(2, FITTED // (labels.max() + 1))
-    place = pd.Series(rows).groupby(labels[rows]).cumcount().to_numpy()
-    kept: np.ndarray = rows[place < most]
-    return kept

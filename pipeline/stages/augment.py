@@ -6,7 +6,7 @@ stored augmented copies were measured to do harm.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def _preview(
     names = list(dataset.class_names[:MOST_CLASSES])
     parts = targets.unflatten(0, (len(shown), VERSIONS)).numpy()
     captions = [[_mixed_in(part, own, names) for part in row] for own, row in enumerate(parts)]
-    knobs = [name if value is True else f"{name} {value:g}" for name, value in asdict(policy).items() if value]
+    knobs = [name if value is True else f"{name} {value:g}" for name, value in policy if value]
     more = len(dataset.class_names) - MOST_CLASSES
     suffix = f" (the first {MOST_CLASSES} of {len(dataset.class_names)} classes)" if more > 0 else ""
     title = f"Policy {config.policy}{suffix}: {', '.join(knobs) or 'nothing is changed'}"

@@ -12,20 +12,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.artifacts import Dataset, Images, ModelCard
-from pipeline.config import Evaluate
+from pipeline import layout
+from pipeline.artifacts import VARIANTS, Dataset, ModelCard, read_dataset, read_table, sha256, write_json, write_table
+from pipeline.config import Evaluate, Params
 from pipeline.evaluation import metrics, plots
-from pipeline.evaluation.statistics import mean_interval
 from pipeline.inference.predictor import Predictor
 from pipeline.networks import weights
 from pipeline.networks.deployable import probabilities
+from pipeline.training.device import choose_device
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` is metrics.json. `predictions`: a row per test image: path, sha256, group, label, the class that the
-    trained network (`predicted`) and each variant named, and the network's probability of each class. `seeds`: a row
-    per training: seed, best_epoch, val_accuracy, test_accuracy, shipped; of an ensemble none."""
+    """`metrics` is metrics.json; `predictions` has a row per test image, with the class that the trained network
+    (`predicted`) and each variant named, and the network's probability of each class; `seeds` has a row per training.
+    """
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
@@ -34,26 +35,48 @@ class Evaluation:
     pictures: dict[str, Figure]
 
 
-def evaluate(
-    name: str,
-    network: nn.Module,
-    card: ModelCard,
-    trainings: pd.DataFrame | None,
-    others: dict[int, Path],
-    variants: dict[str, Path],
-    dataset: Dataset,
-    config: Evaluate,
-    device: torch.device,
-) -> Evaluation:
-    """`variants` are ONNX files by variant name; each is compared with the labels and with the trained network.
+def run(config: Params, name: str) -> list[str]:
+    checkpoint = layout.checkpoint(config.maker(name), name)
+    network, card = weights.load(checkpoint)
+    trainings, others = None, {}
+    if name in config.models:
+        trainings = read_table(layout.seeds_table(name))
+        others = {seed: layout.seed_checkpoint(name, seed) for seed in trainings["seed"][~trainings["shipped"]]}
+    result = evaluate(
+        name, network, card, trainings, others, {variant: layout.onnx(variant, name) for variant in VARIANTS},
+        read_dataset(layout.IMAGES, layout.SPLITS), config.evaluate, choose_device(config.device(name)),
+    )  # fmt: skip
+    write_json(layout.metrics("evaluate", name), result.metrics)
+    write_json(layout.lineage("evaluate", name), {"checkpoint": sha256(checkpoint)})
+    write_table(layout.predictions(name), result.predictions)
+    write_table(layout.per_class(name), result.per_class)
+    for kind, picture in result.pictures.items():
+        plots.save(picture, layout.picture(name, kind))
+    numbers, seeds = result.metrics, result.metrics["seeds"]
+    low, high = numbers["accuracy_low"], numbers["accuracy_high"]
+    facts = [f"test accuracy {numbers['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
+    if result.seeds is not None:
+        write_table(layout.tested_seeds(name), result.seeds)
+        curves = plots.learning_curves(read_table(layout.history("train", name)), result.seeds, name)
+        plots.save(curves, layout.picture(name, "curves"))
+    if seeds["n"] > 1:
+        mean, low, high = (seeds[f"test_accuracy_{what}"] for what in ("mean", "low", "high"))
+        facts += [f"mean of {seeds['n']} seeds {mean:.4f} (95 % interval over seeds {low:.4f} to {high:.4f})"]
+    return facts
 
-    `trainings` is seeds.csv, a row per seed; `network` is the shipped one's, `others` are the checkpoints of the rest.
-    None: an ensemble's network, which no training of its own made.
+
+def evaluate(
+    name: str, network: nn.Module, card: ModelCard, trainings: pd.DataFrame | None, others: dict[int, Path],
+    variants: dict[str, Path], dataset: Dataset, config: Evaluate, device: torch.device,
+) -> Evaluation:  # fmt: skip
+    """`network` is compared with the labels, and with its `variants`, ONNX files by variant name.
+
+    `trainings` is seeds.csv, and `others` are the checkpoints of the seeds that are not shipped; None and {} for an
+    ensemble, which no training of its own made.
     """
     images, labels = dataset.of("test")
     scores = probabilities(network, card, images, device)
-    names = np.array(card.class_names)
-    predicted = scores.argmax(axis=1)
+    names, predicted = np.array(card.class_names), scores.argmax(axis=1)
     table = dataset.splits.loc[dataset.rows("test"), ["path", "sha256", "group", "class"]].reset_index(drop=True)
     table = table.rename(columns={"class": "label"}).assign(predicted=names[predicted])
     compared = {}
@@ -61,63 +84,48 @@ def evaluate(
         by_variant = Predictor(path).probabilities(images)
         classes = by_variant.argmax(axis=1)
         table[variant] = names[classes]
-        compared[variant] = {
-            "accuracy": metrics.accuracy(by_variant, labels),
-            "agreement": float((classes == predicted).mean()),
-        }
-    table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in card.class_names])], axis=1)
-    numbers = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
-    seeds = None if trainings is None else _of_seeds(trainings, numbers["accuracy"], others, images, labels, device)
+        agreement = float((classes == predicted).mean())
+        compared[variant] = {"accuracy": metrics.accuracy(by_variant, labels), "agreement": agreement}
+    table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in names])], axis=1)
+    numbers: dict[str, Any] = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
+    seeds = None
+    if trainings is not None:
+        columns = ["seed", "best_epoch", "val_accuracy", "shipped"]
+        seeds = trainings[columns].assign(test_accuracy=numbers["accuracy"])
+        for seed, path in others.items():
+            by_seed = probabilities(*weights.load(path), images, device)
+            seeds.loc[seeds["seed"] == seed, "test_accuracy"] = metrics.accuracy(by_seed, labels)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
-        "confusion": plots.confusion(metrics.confusion(scores, labels), card.class_names, title),
+        "confusion": plots.confusion(labels, predicted, card.class_names, title),
         "reliability": plots.reliability(metrics.calibration(scores, labels, config.calibration_bins), title),
-        "mistakes": _mistakes(name, images, labels, scores, card.class_names, config.mistakes),
+        "mistakes": _mistakes(name, dataset, scores, config.mistakes),
     }
-    return Evaluation(
-        {**numbers, "variants": compared, "seeds": {"n": 1} if seeds is None else over_seeds(seeds)},
-        table,
-        metrics.per_class(scores, labels, card.class_names),
-        seeds,
-        pictures,
-    )
-
-
-def _of_seeds(
-    trainings: pd.DataFrame, shipped: float, others: dict[int, Path], images_NHWC: Images, labels: np.ndarray,
-    device: torch.device,
-) -> pd.DataFrame:  # fmt: skip
-    """The trainings with their test accuracies; that of the shipped one is known."""
-    accuracies = []
-    for seed, is_shipped in zip(trainings["seed"], trainings["shipped"], strict=True):
-        if is_shipped:
-            accuracies.append(shipped)
-        else:
-            scores = probabilities(*weights.load(others[seed]), images_NHWC, device)
-            accuracies.append(metrics.accuracy(scores, labels))
-    return trainings[["seed", "best_epoch", "val_accuracy", "shipped"]].assign(test_accuracy=accuracies)
+    numbers |= {"variants": compared, "seeds": {"n": 1} if seeds is None else over_seeds(seeds)}
+    return Evaluation(numbers, table, metrics.per_class(scores, labels, card.class_names), seeds, pictures)
 
 
 def over_seeds(seeds: pd.DataFrame) -> dict[str, float]:
-    """Means over the trainings, and their 95 % intervals where there are two or more: what a new training changes."""
+    """Means over the trainings, and their 95 % intervals (Student 1908) where there are two or more: what a new
+    training changes."""
+    from scipy.stats import sem, t
+
     numbers: dict[str, float] = {"n": len(seeds)}
     for measure in ("test_accuracy", "val_accuracy"):
-        values = seeds[measure].tolist()
-        numbers[f"{measure}_mean"] = float(np.mean(values))
-        if len(values) > 1:
-            low, high = mean_interval(values)  # of few values it is wide, and may leave what an accuracy can be
-            numbers |= {f"{measure}_low": max(0.0, low), f"{measure}_high": min(1.0, high)}
+        mean = numbers[f"{measure}_mean"] = float(np.mean(seeds[measure].tolist()))
+        if len(seeds) > 1:  # of few values the interval is wide, and may leave what an accuracy can be
+            half = float(t.ppf(0.975, len(seeds) - 1) * sem(seeds[measure]))
+            numbers |= {f"{measure}_low": max(0.0, mean - half), f"{measure}_high": min(1.0, mean + half)}
     return numbers
 
 
-def _mistakes(
-    name: str, images_NHWC: Images, labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...], most: int
-) -> Figure:
+def _mistakes(name: str, dataset: Dataset, scores: np.ndarray, most: int) -> Figure:
     """The wrong answers that the network was surest of."""
+    images, labels = dataset.of("test")
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    shown = [plots.label(name) for name in names]
+    shown = [plots.label(class_name) for class_name in dataset.class_names]
     captions = [f"{shown[labels[i]]}\nas {shown[predicted[i]]} {confidence[i]:.0%}" for i in worst]
     title = f"{name}: the surest of {len(wrong):,} mistakes" if len(wrong) else f"{name}: no mistake"
-    return plots.image_grid(images_NHWC[worst], captions, 8, title)
+    return plots.image_grid(images[worst], captions, 8, title)

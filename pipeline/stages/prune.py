@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
 from pipeline import layout
-from pipeline.artifacts import ModelCard, sha256, write_json, write_table
+from pipeline.artifacts import ModelCard, write_metrics, write_table
 from pipeline.config import Params, Prune, Train
 from pipeline.networks import weights
 from pipeline.networks.deployable import last_dense
@@ -46,8 +46,7 @@ def run(config: Params, name: str) -> list[str]:
         fitted, measured = prune(network, card, inputs, recipe, config.prune, checkpoints)
         weights.save(layout.checkpoint("prune", name), fitted.network, card)
         write_table(layout.history("prune", name), fitted.history)
-        write_json(layout.metrics("prune", name), measured)
-        write_json(layout.lineage("prune", name), {"checkpoint": sha256(source)})
+        write_metrics("prune", name, measured, source)
         checkpoints.clear()
     cut = f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"
     return [*cut, f"val accuracy {measured['best_val_accuracy']:.4f}"]

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import nn
 
 from pipeline import layout
-from pipeline.artifacts import ImageRows, ModelCard, sha256, write_json, write_table
+from pipeline.artifacts import ImageRows, ModelCard, sha256, write_json, write_metrics, write_table
 from pipeline.config import Params, Train
 from pipeline.diagnosis.examination import examine
 from pipeline.diagnosis.rules import findings_of, in_words
@@ -87,8 +87,7 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
     write_table(layout.history("train", name), trained.history)
     write_json(layout.examined(name), examined)
     plain = {"train_accuracy_plain": examined["train_accuracy"]}
-    write_json(layout.metrics("train", name), trained.metrics | plain)
-    write_json(layout.lineage("train", name), {"checkpoint": sha256(checkpoint), "splits": sha256(layout.SPLITS)})
+    write_metrics("train", name, trained.metrics | plain, checkpoint, splits=sha256(layout.SPLITS))
 
 
 def train(

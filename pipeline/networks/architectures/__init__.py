@@ -2,19 +2,18 @@
 
     build(*, classes, channels, size, options) -> nn.Module
 
-a freshly initialized network from normalized images [N, channels, size, size] to logits [N, classes]; `size` is the
-side in pixels. `options` is None, or an instance of the file's class `Options` (a `Section`, so that wrong keys and
-values are refused) where it has one. A file may also define
+a freshly initialized network from normalized images [N, channels, size, size] to logits [N, classes]. `options` is an
+instance of the file's class `Options` (a `Section`), or None where it has no such class. A file may also define
 
     pretrain(network, options) -> None      load weights that exist before the training
-    prepare(network, images_NCHW) -> None   set what depends on the training images, of which it gets a few thousand,
-                                            normalized and on the network's device, once, before the training
-    statistics(options) -> (mean, std)      the input's, per channel, where those weights ask for their own, or None
-    learning_rates(network, options) -> {parameter name: factor}    of those that learn slower or faster; 0 freezes;
-                                            also for a network that was pruned
+    prepare(network, images_NCHW) -> None   set what depends on the training images: once, before the training, from a
+                                            few thousand of them, normalized and on the network's device
+    statistics(options) -> (mean, std)      of the input, per channel, where those weights need their own; or None
+    learning_rates(network, options) -> {parameter name: factor}    where the factor is not 1; 0 freezes; also for a
+                                            pruned network
     solve(features_NF, labels_N, weights_N, options, seed) -> (weight_CF, bias_C)
-        instead of training by gradients: the last dense layer's numpy arrays from its inputs on the training images and
-        the images' weights (mean about 1); its scores are calibrated afterwards: see pipeline/training/closed_form.py
+        instead of training by gradients: the last dense layer from its inputs on the training images and the images'
+        weights (mean about 1); see pipeline/training/closed_form.py
 """
 
 from __future__ import annotations
@@ -35,15 +34,13 @@ def build(
     architecture: str, *, classes: int, size: int, channels: int = 3, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """A freshly initialized network. Raises UserError when images of `size` are too small for it."""
-    network: nn.Module = find(architecture).build(
-        classes=classes, channels=channels, size=size, options=checked(architecture, options or {})
-    )
+    own = checked(architecture, options or {})
+    network: nn.Module = find(architecture).build(classes=classes, channels=channels, size=size, options=own)
     return network
 
 
 def find(architecture: str) -> ModuleType:
-    """The architecture's file."""
-    return importlib.import_module(f"pipeline.networks.architectures.{architecture}")
+    return importlib.import_module(f"{__name__}.{architecture}")
 
 
 def checked(architecture: str, options: Mapping[str, Any], prefix: str = "") -> Section | None:

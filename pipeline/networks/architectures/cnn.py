@@ -6,22 +6,12 @@ dropout 0.5, linear.
 
 from torch import nn
 
-from pipeline.errors import UserError
-
-FILTERS = (32, 64, 128)
-
 
 def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
-    if size < 2 ** len(FILTERS):
-        raise UserError(f"cnn halves the image three times: {size} pixels are too few, it needs 8 or more")
     layers: list[nn.Module] = []
-    for filters in FILTERS:
-        layers += [
-            nn.Conv2d(channels, filters, 3, padding="same", bias=False),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-        ]
+    for filters in (32, 64, 128):
+        layers += [nn.Conv2d(channels, filters, 3, padding="same", bias=False), nn.BatchNorm2d(filters)]
+        layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         channels = filters
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 128), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(128, classes))

@@ -1,21 +1,10 @@
 """`configurable_cnn`: convolutions, pooling and dense layers as `options` of params.yaml says; without options, `cnn`.
 
-models:
-  mine:
-    architecture: configurable_cnn
-    options:
-      convolutions:
-        - {filters: 32, kernel_size: 5, stride: 2, activation: gelu}
-        - {filters: 64, batch_norm: false, pool: max}
-        - {filters: 128, padding: valid, pool: avg, pool_size: 3}
-      head: flatten
-      dense: [{units: 256}, {units: 64, activation: tanh}]
-      dropout: 0.3
+For example options: {convolutions: [{filters: 32, kernel_size: 5, stride: 2}, {filters: 64, pool: max}], dropout: 0.3}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "tanh", "sigmoid", "none"
 ]
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU, "gelu": nn.GELU, "silu": nn.SiLU,
     "mish": nn.Mish, "hardswish": nn.Hardswish, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity,
 }  # fmt: skip
@@ -40,14 +29,14 @@ class Convolution(Section):
     filters: Count
     kernel_size: Count = 3
     stride: Count = 1
-    # same: as many pixels as before, divided by the stride and rounded up. valid: no padding.
     padding: Literal["same", "valid"] = "same"
-    # With it the convolution has no bias, which it would cancel.
+    """same: as many pixels as before, divided by the stride and rounded up. valid: no padding."""
     batch_norm: bool = True
+    """With it the convolution has no bias, which it would cancel."""
     activation: Activation = "relu"
     pool: Literal["max", "avg", "none"] = "none"
-    # Side in pixels of what is pooled into one; also its stride.
     pool_size: Annotated[int, Field(ge=2)] = 2
+    """Side in pixels of what is pooled into one; also its stride."""
 
 
 class Dense(Section):
@@ -56,15 +45,13 @@ class Dense(Section):
 
 
 class Options(Section):
-    convolutions: Annotated[list[Convolution], Field(min_length=1)] = [
-        Convolution(filters=32, pool="max"), Convolution(filters=64, pool="max"), Convolution(filters=128, pool="max"),
-    ]  # fmt: skip
-    # What becomes of the last convolution's image: its mean or maximum per channel, or all of it.
+    convolutions: list[Convolution] = Field([Convolution(filters=n, pool="max") for n in (32, 64, 128)], min_length=1)
     head: Literal["global_average", "global_max", "flatten"] = "global_average"
-    # Layers between that and the last one, which has a unit a class and is always there.
+    """What becomes of the last convolution's image: its mean or maximum per channel, or all of it."""
     dense: list[Dense] = [Dense(units=128)]
-    # Share of the values that training drops behind each dense layer; without any, in front of the last one.
+    """Layers between that and the last one, which has a unit a class and is always there."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the values that training drops after each dense layer; without any, before the last one."""
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:
@@ -72,14 +59,20 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
     layers: list[nn.Module] = []
     side = size
     for place, layer in enumerate(options.convolutions):
+        before, side = side, _side_after(layer, side)
+        if side < 1:
+            raise UserError(
+                f"options.convolutions[{place}]: the image is {before} x {before} there, too small for this layer: use "
+                f"padding same or pool none, or remove a pooling or a stride before it"
+            )
         layers += _convolution(layer, channels)
-        channels, side = layer.filters, _side_after(layer, side, f"options.convolutions[{place}]")
+        channels = layer.filters
     if options.head == "global_average":
         layers += [nn.AdaptiveAvgPool2d(1)]
     elif options.head == "global_max":
         layers += [nn.MaxPool2d(side)]
-    layers += [nn.Flatten()]
     features = channels * side * side if options.head == "flatten" else channels
+    layers += [nn.Flatten()]
     dropout = [nn.Dropout(options.dropout)] if options.dropout else []
     for dense in options.dense:
         layers += [nn.Linear(features, dense.units), ACTIVATIONS[dense.activation](), *dropout]
@@ -88,12 +81,12 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
 
 
 def _convolution(layer: Convolution, channels: int) -> list[nn.Module]:
-    kernel = layer.kernel_size
     # One pixel less than the kernel gives size / stride, rounded up, at every size; torch's own "same" takes no stride
-    near, far = ((kernel - 1) // 2, kernel // 2) if layer.padding == "same" else (0, 0)
-    made: list[nn.Module] = [] if near == far else [nn.ZeroPad2d((near, far, near, far))]
-    padding = near if near == far else 0
-    made += [nn.Conv2d(channels, layer.filters, kernel, layer.stride, padding, bias=not layer.batch_norm)]
+    padding = layer.kernel_size - 1 if layer.padding == "same" else 0
+    near, uneven = padding // 2, padding % 2 == 1
+    made: list[nn.Module] = [nn.ZeroPad2d((near, near + 1, near, near + 1))] if uneven else []
+    sizes = (channels, layer.filters, layer.kernel_size, layer.stride, 0 if uneven else near)
+    made += [nn.Conv2d(*sizes, bias=not layer.batch_norm)]
     if layer.batch_norm:
         made += [nn.BatchNorm2d(layer.filters)]
     if layer.activation != "none":
@@ -103,20 +96,9 @@ def _convolution(layer: Convolution, channels: int) -> list[nn.Module]:
     return made
 
 
-def _side_after(layer: Convolution, side: int, place: str) -> int:
-    """Side in pixels of what the layer makes of an image of `side`."""
-    kernel, pool = layer.kernel_size, layer.pool_size
-    if layer.padding == "valid" and side < kernel:
-        raise UserError(
-            f"{place}: the image is {side} x {side} there, smaller than its {kernel} x {kernel} kernel with padding "
-            f"valid: use padding same, or remove a pooling or a stride in front of it"
-        )
-    side = -(-(side if layer.padding == "same" else side - kernel + 1) // layer.stride)
-    if layer.pool == "none":
-        return side
-    if side < pool:
-        raise UserError(
-            f"{place}: the image is {side} x {side} there, smaller than its pooling of {pool} x {pool}: use pool none, "
-            f"or remove a pooling or a stride in front of it"
-        )
-    return side // pool
+def _side_after(layer: Convolution, side: int) -> int:
+    """Side in pixels of what the layer makes of an image of `side`; below 1 where that is too small."""
+    if layer.padding == "valid":
+        side -= layer.kernel_size - 1
+    side = -(-side // layer.stride)
+    return side if layer.pool == "none" else side // layer.pool_size

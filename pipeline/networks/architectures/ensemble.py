@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from pipeline.config.section import Section
+from pipeline.config import Section
 from pipeline.networks.architectures import build as build_member
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -55,16 +55,12 @@ class Ensemble(nn.Module):
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         probabilities_MNC = torch.stack([member(images_NCHW).softmax(dim=1) for member in self.members])
-        # One that is too small for float32 is 0, which has no logarithm
+        # A mean that is too small for float32 is 0, which has no logarithm
         return probabilities_MNC.mean(dim=0).clamp(min=SMALLEST).log()
 
 
-def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:
-    """Members that are freshly initialized: their weights come from a checkpoint."""
-    sizes = {"classes": classes, "channels": channels, "size": size}
-    return Ensemble(
-        [
-            Normalized(build_member(member.architecture, options=member.options, **sizes), member.mean, member.std)
-            for member in options.members
-        ]
-    )
+def build(*, options: Options, **sizes: int) -> nn.Module:
+    """Freshly initialized members: their weights come from a file."""
+    members = options.members
+    networks = [build_member(member.architecture, options=member.options, **sizes) for member in members]
+    return Ensemble([Normalized(net, of.mean, of.std) for net, of in zip(networks, members, strict=True)])

@@ -13,26 +13,25 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import avg_pool2d, pad
 
-from pipeline.config.section import Positive, Section
+from pipeline.config import Section
+from pipeline.config.section import Positive
 from pipeline.errors import UserError
 
-BLOCK = 2  # cells a side
 CLIP = 0.2  # of L2-Hys: a single strong edge must not hide the others
 EPSILON = 1e-5
-MOST_ITERATIONS = 1000
 
 
 class Options(Section):
-    # Side of a cell in pixels; 0 = an eighth of the image's.
     cell: int = Field(default=0, ge=0)
-    # Bins from 0 to 180 degrees.
+    """Side of a cell in pixels; 0 = an eighth of the image's."""
     orientations: Positive = 9
-    # C of the support vector machine: the less, the smaller its weights, and the sooner they are found.
+    """Bins from 0 to 180 degrees."""
     regularization: float = Field(default=0.01, gt=0)
+    """C of the support vector machine: the less, the smaller its weights, and the sooner they are found."""
 
 
 class HOG(nn.Module):
-    """Images [N, C, H, W] of 8 bits on the 0-1 scale to features [N, blocks * 4 * orientations]."""
+    """Images [N, C, H, W] of 8 bits on the 0-1 scale -> features [N, blocks * 4 * orientations]."""
 
     cosines: torch.Tensor
     sines: torch.Tensor
@@ -71,9 +70,8 @@ class HOG(nn.Module):
     def _blocks(self, cells: torch.Tensor) -> torch.Tensor:
         """[N, orientations, rows, columns] -> [N, 4 * orientations, rows - 1, columns - 1], normalized."""
         rows, columns = cells.shape[2] - 1, cells.shape[3] - 1
-        corners = [(row, column) for row in range(BLOCK) for column in range(BLOCK)]
-        blocks = torch.cat([cells[:, :, r : r + rows, c : c + columns] for r, c in corners], dim=1)
-        return _unit(_unit(blocks).clamp(max=CLIP))
+        corners = [cells[:, :, r : r + rows, c : c + columns] for r in range(2) for c in range(2)]
+        return _unit(_unit(torch.cat(corners, dim=1)).clamp(max=CLIP))
 
 
 def _unit(blocks: torch.Tensor) -> torch.Tensor:
@@ -82,11 +80,11 @@ def _unit(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Module:
-    cell = options.cell or max(1, size // 8)
-    blocks = size // cell - BLOCK + 1
+    cell = options.cell or size // 8
+    blocks = size // cell - 1
     if blocks < 1:
-        raise UserError(f"options.cell is {cell}: images of {size} pixels need at most {size // BLOCK}")
-    features = blocks**2 * BLOCK**2 * options.orientations
+        raise UserError(f"options.cell is {cell}: images of {size} pixels need at most {size // 2}")
+    features = 4 * blocks**2 * options.orientations
     return nn.Sequential(HOG(cell, options.orientations), nn.Linear(features, classes))
 
 
@@ -101,7 +99,7 @@ def solve(
     """The last layer's weights [classes, F] and biases [classes]: one class against the others, squared hinge loss."""
     from sklearn.svm import LinearSVC
 
-    machine = LinearSVC(C=options.regularization, dual=True, max_iter=MOST_ITERATIONS, random_state=seed)
+    machine = LinearSVC(C=options.regularization, dual=True, random_state=seed)
     machine.fit(features_NF, labels, sample_weight=weights)
     weight, bias = machine.coef_, machine.intercept_
     if len(weight) == 1:  # of two classes it has the second's only

@@ -1,11 +1,10 @@
-"""`lenet5`: the network that read cheques (LeCun et al. 1998, Gradient-based learning applied to document recognition,
-https://doi.org/10.1109/5.726791, section II.B).
+"""`lenet5`: LeCun et al. 1998, Gradient-based learning applied to document recognition, section II.B
+(https://doi.org/10.1109/5.726791).
 
 conv5x5 6, tanh, average pooling 2, conv5x5 16, tanh, average pooling 2, linear 120, tanh, linear 84, tanh, linear.
-Followed: the layers' sizes, tanh, average pooling, and the field of 32 x 32 pixels in the middle of which smaller
-images are set, as his digits of 28 x 28 were; larger ones make the first dense layer larger. Not followed, as in every
-implementation of today: pooling has no weights of its own, the second convolution sees all 6 channels where his table
-left some out, tanh is not scaled, and a linear layer stands for the radial basis functions at the end.
+As in the paper, smaller images are put in the middle of a field of 32 x 32 pixels; larger ones make the first dense
+layer larger. Different from it, as today's implementations are: pooling has no weights, the second convolution sees
+all 6 channels, tanh is not scaled, and a linear layer replaces the radial basis functions at the end.
 """
 
 from torch import nn

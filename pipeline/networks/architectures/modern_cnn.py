@@ -6,24 +6,14 @@ linear 512, ReLU, dropout 0.5, linear.
 
 from torch import nn
 
-from pipeline.errors import UserError
-
-FILTERS = (64, 128, 256)
-
 
 def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
-    if size < 2 ** len(FILTERS):
-        raise UserError(f"modern_cnn halves the image three times: {size} pixels are too few, it needs 8 or more")
     layers: list[nn.Module] = []
-    for filters in FILTERS:
-        for _ in range(2):
+    for filters in (64, 128, 256):
+        for inputs in (channels, filters):
             # The bias stays, though batch norm cancels it: the comparison is about exactly these layers
-            layers += [
-                nn.Conv2d(channels, filters, 3, padding="same"),
-                nn.BatchNorm2d(filters),
-                nn.ReLU(inplace=True),
-            ]
-            channels = filters
+            layers += [nn.Conv2d(inputs, filters, 3, padding="same"), nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
         layers += [nn.MaxPool2d(2)]
+        channels = filters
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 512), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(512, classes))

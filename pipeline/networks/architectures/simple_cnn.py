@@ -5,18 +5,12 @@
 
 from torch import nn
 
-from pipeline.errors import UserError
-
-FILTERS = (32, 64, 128)
-
 
 def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
-    side = size // 2 ** len(FILTERS)
-    if side < 1:
-        raise UserError(f"simple_cnn halves the image three times: {size} pixels are too few, it needs 8 or more")
     layers: list[nn.Module] = []
-    for filters in FILTERS:
+    for filters in (32, 64, 128):
         layers += [nn.Conv2d(channels, filters, 3, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         channels = filters
-    head = [nn.Dropout(0.5), nn.Linear(channels * side * side, 256), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+    features = channels * (size // 8) ** 2
+    head = [nn.Dropout(0.5), nn.Linear(features, 256), nn.ReLU(inplace=True), nn.Dropout(0.5)]
     return nn.Sequential(*layers, nn.Flatten(), *head, nn.Linear(256, classes))

@@ -7,8 +7,6 @@ conv3x3 64 + batch norm + ReLU, then 3 stages of 2 basic residual blocks with 64
 import torch
 from torch import nn
 
-STAGES = ((64, 1), (128, 2), (256, 2))
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is a 1x1 projection where the shape changes."""
@@ -31,14 +29,9 @@ class BasicBlock(nn.Module):
 
 
 def build(*, classes: int, channels: int, size: int, options: None) -> nn.Module:
-    first = STAGES[0][0]
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, first, 3, padding=1, bias=False),
-        nn.BatchNorm2d(first),
-        nn.ReLU(inplace=True),
-    ]
-    channels = first
-    for filters, stride in STAGES:
+    layers = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    channels = 64
+    for filters, stride in ((64, 1), (128, 2), (256, 2)):
         layers += [BasicBlock(channels, filters, stride), BasicBlock(filters, filters, 1)]
         channels = filters
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
