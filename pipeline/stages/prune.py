@@ -60,10 +60,8 @@ def prune(
     config: Prune,
     checkpoints: Checkpoints = NOWHERE,
 ) -> tuple[Fitted, dict[str, Any]]:
-    """The smaller, fine-tuned network and its metrics.json. `network` is changed in place.
-
-    A network that is nothing but its last layer comes through whole.
-    """
+    """The smaller, fine-tuned network and its metrics.json; one that is nothing but its last layer comes through whole.
+    `network` is changed in place."""
     whole_macs, whole_parameters = _cost(network, card)
     rate = recipe.learning_rate * config.learning_rate_factor
     gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": rate})
@@ -87,10 +85,8 @@ def has_channels(network: nn.Module) -> bool:
 
 
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
-    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes.
-
-    Networks with attention or shuffled channels stay whole, and a warning says so.
-    """
+    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes. Networks with
+    attention or shuffled channels stay whole, and a warning says so."""
     stuck = [module for module in network.modules() if isinstance(module, UNCUTTABLE)]
     if stuck:
         kind = type(stuck[0]).__name__

@@ -40,11 +40,9 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
-    """Choose device and precision for a network; may run a few probing steps on a copy of it.
-
-    What a probe found is written to `record` and read from there the next time: measured anew, it might tip over, and
-    the same training would give other weights.
-    """
+    """Choose device and precision for a network; may run a few probing steps on a copy of it. What they found is
+    written to `record` and read from there the next time: measured anew, it might tip over, and the same training would
+    give other weights."""
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -76,10 +74,8 @@ def _recorded_ratio(network: nn.Module, size: int, classes: int, record: Path | 
 
 
 def _probe(network: nn.Module, size: int, classes: int) -> float:
-    """How many times as fast bfloat16 is in training steps on random images, on the CPU.
-
-    By the seconds that one thread computes, not by the clock: beside busy neighbours the clock would decide by chance.
-    """
+    """How many times as fast bfloat16 is in training steps on random images, on the CPU: by the seconds that one thread
+    computes, as the clock would decide by chance beside busy neighbours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

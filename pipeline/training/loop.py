@@ -54,11 +54,8 @@ def fit(
     checkpoints: Checkpoints = NOWHERE,
     group: Distributed = ALONE,
 ) -> Fitted:
-    """Train in place, from the checkpoint if there is one.
-
-    Raises UserError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
-    then in the checkpoint.
-    """
+    """Train in place, from the checkpoint if there is one. Raises UserError when the loss stops being finite, and
+    Interrupted, with the state in the checkpoint, when a signal asked for an end."""
     record = checkpoints.folder / "probe.json" if checkpoints.folder and group.is_main else None
     # One process decides for all
     placement = group.broadcast(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
@@ -226,7 +223,7 @@ class _Training:
         loss, correct, count = self.group.all_reduce_sum(sums).tolist()
         assert count == len(self.inputs.val_rows)
         if not math.isfinite(loss):
-            raise UserError(f"the validation loss is not finite in epoch {len(self.history) + 1}: {self._remedy()}")
+            raise self._not_finite(f"validation loss is not finite in epoch {len(self.history) + 1}")
         return loss / count, correct / count
 
     def _look(self, group: Distributed = ALONE) -> dict[str, float]:
@@ -234,15 +231,14 @@ class _Training:
         sums = self.step.read_tally(group)
         if sums["bad_step"] < NEVER:
             epoch, step = divmod(int(sums["bad_step"]), self.steps)
-            raise UserError(
-                f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {self.steps}, at learning rate "
-                f"{self._learning_rate(step):.3g}: {self._remedy()}"
-            )
+            where = f"in epoch {epoch + 1}, step {step + 1} of {self.steps}"
+            raise self._not_finite(f"loss is not finite {where}, at learning rate {self._learning_rate(step):.3g}")
         return sums
 
-    def _remedy(self) -> str:
+    def _not_finite(self, what: str) -> UserError:
         clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
-        return f"lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` looks for a good one"
+        remedy = f"lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` looks for a good one"
+        return UserError(f"the {what}: {remedy}")
 
     def _pause(self, stop: Stop, number: int) -> None:
         """Between two steps, the next of which is `number`: a checkpoint if it is time, an end if a signal asked."""

@@ -45,10 +45,7 @@ def find_learning_rate(step: TrainingStep, loader: DataLoader, rows: np.ndarray,
 
 
 def suggested(found: pd.DataFrame) -> tuple[float, float]:
-    """Where the loss falls fastest, and what to set: a share of where it is lowest.
-
-    Raises UserError when the loss never fell.
-    """
+    """Where the loss falls fastest, and what to set: a share of where it is lowest. UserError when it never fell."""
     smooth = found["smooth"].to_numpy() if len(found) else np.zeros(1)
     lowest = int(smooth.argmin())
     if lowest < 3:

@@ -12,10 +12,8 @@ from pipeline.errors import UserError
 
 
 def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-    """`rates`: factors on the learning rate by parameter name, where it is not 1; 0 freezes the parameter.
-
-    The learning rates are set for each step by `set_learning_rate`.
-    """
+    """`rates`: factors on the learning rate (see `set_learning_rate`) by parameter name, where it is not 1; 0 freezes
+    the parameter. Raises UserError where that leaves none."""
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         rate = rates.get(name, 1.0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -116,10 +117,8 @@ class TrainingStep:
     def update(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int, batch: int
     ) -> None:
-        """One update from this process's share of a batch; `batch`: its images in all processes.
-
-        `number` counts from 0 over all of the training.
-        """
+        """One update from this process's share of a batch, which has `batch` images in all processes; `number` counts
+        the steps of the training from 0."""
         set_learning_rate(self.optimizer, learning_rate)
         while True:
             try:
@@ -136,8 +135,7 @@ class TrainingStep:
             self.ema.update_parameters(self.network)
         with torch.no_grad():
             tally = self.tally
-            tally[:3] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels))])
-            tally[3] += norm
+            tally[:4] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels)), norm])
             tally[4] = torch.maximum(tally[4], norm)
             # The norm too: a gradient that is not finite spoils the weights before any loss shows it
             sound = torch.isfinite(loss) & torch.isfinite(norm)
@@ -167,7 +165,7 @@ class TrainingStep:
         self, worker: Worker, lane: Sequence[Share], number: int, divisor: float
     ) -> tuple[torch.Tensor, data_parallel.Made | None]:
         """Shares one after the other, in parts of at most `micro_batch` images: sums of loss, right ones and weight;
-        and what a replica made. What a share draws depends on the seed, the step and the share alone."""
+        and what a replica made."""
         sums = torch.zeros(3, device=self.device)
         for share, images_NHWC, labels in lane:
             worker.seed(*np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
@@ -207,14 +205,11 @@ class TrainingStep:
         )
 
     def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Compute the batch norm statistics of the validated network anew, from training images without augmentation,
-        as it will see them."""
+        """Compute the validated network's batch norm statistics anew, from training images without augmentation."""
         if not any(norm.training for norm in batch_norm.tracking_norms(self.workers.workers[0].observer)):
             return
-        seen: list[batch_norm.Seen] = []
-        for images_NHWC, _ in batches:
-            seen += self.workers.map(self._observe, images_NHWC.tensor_split(self._parts(len(images_NHWC))))
-        batch_norm.gather(self.validated, seen, anew=True)
+        seen = [self.workers.map(self._observe, images.tensor_split(self._parts(len(images)))) for images, _ in batches]
+        batch_norm.gather(self.validated, list(chain.from_iterable(seen)), anew=True)
 
     @torch.no_grad()
     def _observe(self, worker: Worker, part: torch.Tensor) -> batch_norm.Seen:
