@@ -5,7 +5,6 @@ Nothing written here holds a timestamp, a run id or an absolute path: DVC compar
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import json
@@ -26,8 +25,6 @@ from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")
 LEFT_OUT = "left_out"  # the split of an image that is like one of another side, where it would leak
-# In the folder of the reference: the accepted data set's distribution
-PROFILE = "profile.json"
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
 
 
@@ -82,11 +79,6 @@ def read_table(path: Path) -> pd.DataFrame:
 def unreadable(quarantine: pd.DataFrame) -> pd.DataFrame:
     """The files of quarantine.csv; class folders that hold no image stand there too, with a slash at the end."""
     return quarantine[~quarantine["path"].str.endswith("/").astype(bool)]
-
-
-def data_uri(png: bytes) -> str:
-    """A picture that stands inside a page, which then needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def sha256(path: Path) -> str:

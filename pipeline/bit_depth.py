@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,9 @@ from pipeline.preprocessing import UnreadableImage
 
 WIDEST = 65535
 BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
-# What may be white in each type of values: all that fits, and 1 in floats
-WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST), "int32": (*BITS, WIDEST)}
-WHITES["float32"] = (1, *BITS, WIDEST)
+# What may be white in each type of values
+WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}
+WHITES |= {"int32": (*BITS, WIDEST), "float32": (1, *BITS, WIDEST)}
 OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is clipped and no other scale
 # While the white of a data set is looked for, nothing is too bright
 UNDECIDED = dict.fromkeys(WHITES, WIDEST)
@@ -26,26 +27,25 @@ USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
 # How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)
-# TIFF of floats that Pillow has no mode for, with the mode that holds the bytes
-for order, end in ((II, ""), (MM, "B")):
-    OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
-    OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
-    for bits in (16, 32, 64):  # whose colours are read here
-        OPEN_INFO[order, 2, FLOATS, 1, (bits, bits, bits), ()] = "F", "F;32F"
+
+
+def register_floats() -> None:
+    """Let Pillow open TIFF files of floats that it has no mode for, in the mode that holds their bytes."""
+    for order, end in ((II, ""), (MM, "B")):
+        OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
+        OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
 
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
     """The values of an image with more than 8 bits, [height, width] or with 3 or 4 channels; None of any other."""
-    tiles, tags = list(image.tile), getattr(image, "tag_v2", {})
+    tags, tiles = getattr(image, "tag_v2", {}), list(image.tile)
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
-    meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample)
-    if image.mode == "F" and tags.get(Base.SamplesPerPixel, 1) == 3:
-        return _coloured_floats(image, content)
+    meaning, bits = tags.get(Base.SampleFormat, ())[:1], tags.get(Base.BitsPerSample, (8,))
     if image.mode == "L" and meaning == SIGNED:
         return np.asarray(image).view(np.int8)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode == "F" or image.mode.startswith("I"):
         if tiles and tiles[0].codec_name == "libtiff":  # it gives native order, which Pillow knows of uint16 alone
-            image.tile = [tiles[0]._replace(args=(raw[0].replace("B", "N"), *(tiles[0].args or ())[1:]))]
+            image.tile = [_unpacked(tiles[0], raw[0].replace("B", "N"))]
         values = np.asarray(image)
         if bits == (16,) and meaning == FLOATS:
             return values.astype(np.uint16).view(np.float16).astype(np.float32)
@@ -53,26 +53,15 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
     if raw and set(raw) <= set(LOWER):
         with Image.open(BytesIO(content)) as lower:
             lower.seek(page)
-            lower.tile = [
-                tile._replace(args=LOWER[name] if isinstance(tile.args, str) else (LOWER[name], *(tile.args or ())[1:]))
-                for tile, name in zip(tiles, raw, strict=True)
-            ]
-            high_HWC, low_HWC = np.asarray(image, np.uint16), np.asarray(lower, np.uint16)
-        return high_HWC << 8 | low_HWC
-    if tags.get(Base.PlanarConfiguration) == 2 and tags.get(Base.BitsPerSample, (8,))[0] > 8 and "16" not in raw[0]:
+            lower.tile = [_unpacked(tile, LOWER[name]) for tile, name in zip(tiles, raw, strict=True)]
+            return np.asarray(image, np.uint16) << 8 | np.asarray(lower, np.uint16)
+    if tags.get(Base.PlanarConfiguration) == 2 and bits[0] > 8 and "16" not in raw[0]:
         raise UnreadableImage("Pillow misreads 16 bits in separate planes: save it with its channels together")
     return None
 
 
-def _coloured_floats(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
-    (width, height), tags = image.size, image.tag_v2  # type: ignore[attr-defined]
-    strips = [(tile.extents, tile.offset) for tile in image.tile if tile.codec_name == "raw" and tile.extents]
-    plain = tags.get(Base.PlanarConfiguration, 1) == tags.get(Base.Orientation, 1) == 1
-    if not strips or not plain or strips[0][0][2] != width:
-        raise UnreadableImage("floats in colour are read only upright, in strips, without compression: save it so")
-    kind = f"{'>' if tags.prefix == MM else '<'}f{tags[Base.BitsPerSample][0] // 8}"
-    rows = [np.frombuffer(content, kind, 3 * width * (box[3] - box[1]), offset) for box, offset in strips]
-    return np.concatenate(rows).reshape(height, width, 3).astype(np.float32)
+def _unpacked(tile: Any, name: str) -> Any:  # by another of Pillow's unpackers
+    return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
 
 
 def eight_bits(
@@ -83,33 +72,28 @@ def eight_bits(
     Raises UnreadableImage where nobody can say what is white.
     """
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise UnreadableImage("it has values that are not finite numbers")
-    if low < 0 or high > WIDEST:
+    low, high, reached = float(values.min()), float(values.max()), _reached(values)
+    if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
         raise UnreadableImage(f"its values run from {low:g} to {high:g}: bring them to 0-1, 0-255 or 0-65535")
-    white, peak, reached = _declared(image), None, _reached(values)
-    if white is None:
-        white = known.get(kind, USUAL.get(kind))
-        noted = [float(np.max(tags[tag])) for tag in (Base.MaxSampleValue, Base.SMaxSampleValue) if tag in tags]
-        peak = kind, max(reached, *(value for value in noted if value <= WHITES[kind][-1]), 0.0)
+    declared = 4095 if tags.get(Base.BitsPerSample) == (12,) else None
+    if image.format == "PPM" and image.mode == "I":
+        declared = WIDEST  # Pillow brings its maxval to that
+    white = declared or known.get(kind, USUAL.get(kind))
     if white is None:
         raise UnreadableImage("nobody can say which of its 32-bit values is white: convert it to 8 bits")
     if reached > OVERSHOOT * _most(white):
         raise UnreadableImage(f"its values reach {reached:g}, where white is {white:,}: bring them to that scale")
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)
-    if values.ndim == 3 and (alpha := values[..., 3:]).size and alpha.max() > white:
-        scaled[..., 3:] = alpha // 257  # only the colours have fewer bits than there is room for
     if tags.get(Base.PhotometricInterpretation) == 0:  # white is zero: Pillow turns it round in 8 bits only
         scaled = 255 - scaled
-    return Image.fromarray(scaled.astype(np.uint8)), peak
+    return Image.fromarray(scaled.astype(np.uint8)), None if declared else (kind, reached)
 
 
 def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:
     """From path, type and peak of each image: what is white in each type, and by path why a file is on another scale.
 
-    White is the smallest usual value that covers the peaks. Where files were scaled in two ways, peaks pile up under a
-    smaller white, and a gap follows; natural peaks thin out towards the dark. The larger group counts then.
+    White is the smallest usual value that covers the peaks. If peaks pile up under a smaller white, and a gap follows,
+    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts.
     """
     white, misfits = {}, {}
     for kind in sorted({kind for _, kind, _ in peaks}):
@@ -118,8 +102,8 @@ def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dic
         last = int(np.searchsorted(_most(WHITES[kind]), reached.max()))
         scales = [*(value for value in WHITES[kind][:last] if _end_there(reached, value)), WHITES[kind][last]]
         group = np.searchsorted(_most(scales), reached)
-        white[kind] = its = scales[kept := int(np.bincount(group).argmax())]
-        for i in np.flatnonzero((group < kept) | (reached > OVERSHOOT * _most(its))):
+        white[kind] = its = scales[largest := int(np.bincount(group).argmax())]
+        for i in np.flatnonzero((group < largest) | (reached > OVERSHOOT * _most(its))):
             own = f"its values reach {reached[i]:g}, as if white were {scales[group[i]]:,}"
             misfits[paths[i]] = f"{own}; in the other {kind} images it is {its:,}: bring all to one scale"
     return white, misfits
@@ -143,10 +127,3 @@ def _reached(values: np.ndarray) -> float:
     pixels = (values[..., :3].max(axis=2) if values.ndim == 3 else values).ravel()
     place = max(0, len(pixels) - 1 - max(1, len(pixels) // 1000))
     return float(np.partition(pixels, place)[place])
-
-
-def _declared(image: Image.Image) -> int | None:
-    """The white that the format or the file itself states."""
-    if image.format == "PPM" and image.mode == "I":
-        return WIDEST  # Pillow brings its maxval to that
-    return 4095 if getattr(image, "tag_v2", {}).get(Base.BitsPerSample) == (12,) else None

@@ -22,8 +22,8 @@ FOUND = ("path", "class", "source_split", "group", "width", "height", "mode", "f
 
 @dataclass(frozen=True)
 class Block:
-    """A run of images: `pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable ones, and
-    (path, class, reason) of the others. `peaks`: path and `Decoded.peak`."""
+    """`pixels_NHWC` (uint8, square) and the manifest's columns [N each] of the readable images; path, class and reason
+    of the others; `peaks`: path and `Decoded.peak`."""
 
     pixels_NHWC: np.ndarray
     columns: dict[str, Any]
@@ -32,35 +32,28 @@ class Block:
 
 
 def decode(entries: list[Entry], preprocessing: Preprocessing) -> Block:
-    pixels: list[np.ndarray] = []
+    pixels = [np.empty((0, preprocessing.size, preprocessing.size, 3), np.uint8)]
     rows: list[tuple[object, ...]] = []
-    quarantined: list[tuple[str, str, str]] = []
-    peaks: list[tuple[str, str, float]] = []
+    quarantined, peaks = [], []
     for entry in entries:
         try:
-            content, decoded = _decode(entry, preprocessing)
+            if entry.fault:
+                raise UnreadableImage(entry.fault)
+            if isinstance(entry.content, Path):
+                content = content_of(entry.content)
+                image = read(content, preprocessing)
+            else:
+                (height, width), content = entry.content.shape[:2], entry.content.tobytes()
+                image = Decoded(entry.content, width, height, "RGB", "array")
         except UnreadableImage as reason:
             quarantined.append((entry.path, entry.label, str(reason)))
             continue
-        pixels.append(to_array(decoded.pixels_HWC, preprocessing))
-        size = decoded.width, decoded.height
-        rows.append((
-            *(entry.path, entry.label, entry.split, entry.group), *size, decoded.mode, decoded.format, decoded.note,
-            *(len(content), hashlib.sha256(content).hexdigest()),
-        ))  # fmt: skip
-        if decoded.peak:
-            peaks.append((entry.path, *decoded.peak))
-    side = preprocessing.size
-    block_NHWC = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
-    found = dict(zip(FOUND, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(FOUND, ())
-    return Block(block_NHWC, {**found, **measure(block_NHWC)}, quarantined, peaks)
-
-
-def _decode(entry: Entry, preprocessing: Preprocessing) -> tuple[bytes, Decoded]:
-    if entry.fault:
-        raise UnreadableImage(entry.fault)
-    if isinstance(entry.content, Path):
-        content = content_of(entry.content)
-        return content, read(content, preprocessing)
-    height, width = entry.content.shape[:2]
-    return entry.content.tobytes(), Decoded(entry.content, width, height, "RGB", "array")
+        pixels.append(to_array(image.pixels_HWC, preprocessing)[None])
+        said = entry.path, entry.label, entry.split, entry.group
+        found = image.width, image.height, image.mode, image.format, image.note
+        rows.append((*said, *found, len(content), hashlib.sha256(content).hexdigest()))
+        if image.peak:
+            peaks.append((entry.path, *image.peak))
+    block_NHWC = np.concatenate(pixels)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(FOUND)}
+    return Block(block_NHWC, {**columns, **measure(block_NHWC)}, quarantined, peaks)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -16,34 +16,29 @@ import pillow_heif
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
+from PIL.Image import Transpose
 
-from pipeline.bit_depth import eight_bits, values_of
+from pipeline.bit_depth import eight_bits, register_floats, values_of
 from pipeline.errors import UserError
-from pipeline.jpeg import repaired
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
 # What a viewer does about each value of the tag Orientation (EXIF 2.32, section 4.6.4)
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE},
+    **{6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
+PROGRESSIVE, END = b"\xff\xc2", b"\xff\xd9"  # markers of JPEG
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
-LOOKED_AT = 1 << 20  # bytes at the start of a larger file that must look like an image before the rest is read
 MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not even compressed
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as it was found: upright, uint8 RGB [height, width, 3]; a far too large JPEG is decoded at a fraction of
-    its size, never under twice the target. `width` and `height` are those of the upright file, `mode` is Pillow's.
-    `note` says what is wrong with a file that can be read all the same. `peak`: type of values and the brightest of
-    them, where they have more than 8 bits and the file does not say which is white."""
+    """An upright image, uint8 RGB [height, width, 3]; a far too large JPEG at a fraction of its size, never under twice
+    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note` says what is wrong with a
+    file that can be read all the same. `peak`: type and brightest of the values, where they have more than 8 bits and
+    the file does not say which is white."""
 
     pixels_HWC: np.ndarray
     width: int
@@ -54,14 +49,18 @@ class Decoded:
     peak: tuple[str, float] | None = None
 
 
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Whatever is raised because of a file, as UnreadableImage."""
+def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
+    """Decode one image file: turned upright, transparency on the background, more than 8 bits scaled and not clipped.
+
+    Raises UnreadableImage with the reason.
+    """
+    if not content:
+        raise UnreadableImage("the file is empty")
     try:
-        yield
+        return (_read_jpeg if content.startswith(b"\xff\xd8\xff") else _read_other)(content, preprocessing)
     except UnreadableImage:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
         raise UnreadableImage(TOO_LARGE) from None
     except UnidentifiedImageError:
         raise UnreadableImage("it is not an image, or of a kind that Pillow cannot read") from None
@@ -70,22 +69,19 @@ def _reasons() -> Iterator[None]:
         raise UnreadableImage(f"it is damaged: {' '.join(str(error).split())}") from None
 
 
-@_reasons()
-def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    """Decode the bytes of one image file. Raises UnreadableImage with the reason.
-
-    EXIF orientation is applied; transparency is composited on the background; more than 8 bits are scaled, not clipped.
-    """
-    if not content:
-        raise UnreadableImage("the file is empty")
-    return (_read_jpeg if content.startswith(b"\xff\xd8\xff") else _read_other)(content, preprocessing)
-
-
 def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_jpeg(content, preprocessing)
     except ValueError as warning:
-        for version in repaired(content):
+        if PROGRESSIVE in content:  # nobody knows whether all of its scans are there
+            raise
+        # Without the padding at its end, and with an end marker, it decodes if no part of its scan is missing
+        whole = content.removesuffix(END)
+        picture = whole.rstrip(b"\0\xff")
+        padding = whole[len(picture) :]
+        # What may belong to the scan; any zero more could stand in for a part of the picture that is lost
+        own = padding[:2] if padding.startswith(b"\xff\0") else padding if len(padding) == 1 else b""
+        for version in (picture + own + END, picture + END):
             with suppress(ValueError):
                 return replace(_decode_jpeg(version, preprocessing), note=str(warning))
         raise
@@ -98,46 +94,45 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     if colours in ("CMYK", "YCCK"):  # print colours: Pillow knows about Adobe's inverted ones
         simplejpeg.decode_jpeg(content, "CMYK")  # for its errors, which Pillow passes over
         return _read_other(content, preprocessing)
-    if width * height > Image.MAX_IMAGE_PIXELS:
+    if width * height > MOST_PIXELS:
         raise UnreadableImage(TOO_LARGE)
     enough = 2 * preprocessing.size
     # A fraction of 2 or more is quicker to decode than the whole, one in between is not
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=enough, min_width=enough, min_factor=2)
-    mode = "L" if colours == "Gray" else "RGB"
     if b"Exif\0\0" in content or b"tiff:Orientation" in content:
-        with _strict_warnings(), Image.open(BytesIO(content)) as image:
-            upright = _upright(Image.fromarray(pixels), image.getexif())
+        _prepare_pillow()
+        with Image.open(BytesIO(content)) as image:
+            upright = _upright(Image.fromarray(pixels), image)
         if upright.size != pixels.shape[1::-1]:
             width, height = height, width
         pixels = np.asarray(upright)
-    return Decoded(pixels, width, height, mode, "JPEG")
+    return Decoded(pixels, width, height, "L" if colours == "Gray" else "RGB", "JPEG")
 
 
-@contextmanager
-def _strict_warnings() -> Iterator[None]:
-    """Pillow only warns of images between one and two times its limit; its warnings of odd metadata do not matter."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-@_strict_warnings()
-def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
+@cache
+def _prepare_pillow() -> None:
+    """For the whole process: more formats, and no warnings of odd metadata."""
     pillow_heif.register_heif_opener()
+    register_floats()
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
+    _prepare_pillow()
     if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
-    page = _page(image)
-    width, height, mode, kind = *image.size, image.mode, image.format or "?"
+    page, mode, kind = _page(image), image.mode, image.format or "?"
+    if image.width * image.height > MOST_PIXELS:  # Pillow stops at twice as many
+        raise UnreadableImage(TOO_LARGE)
     values = values_of(image, content, page)
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)
     image.load()
-    upright = _upright(picture, image.getexif())
-    if upright.size != picture.size:
-        width, height = height, width
-    rgb = np.asarray(_rgb(upright, preprocessing.background))
-    return Decoded(rgb, width, height, mode, kind, peak=peak)
+    upright = _upright(picture, image)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*preprocessing.background, 255)), layer)
+    return Decoded(np.asarray(upright.convert("RGB")), *upright.size, mode, kind, peak=peak)
 
 
 def _page(image: ImageFile.ImageFile) -> int:
@@ -160,47 +155,24 @@ def _is_picture(image: ImageFile.ImageFile, page: int) -> bool:
     return not tags.get(Base.NewSubfileType, 0) & 0b101 and tags.get(Base.SubfileType) != 2
 
 
-def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
-    """As ImageOps.exif_transpose, which rewrites the EXIF data and fails where they are damaged."""
-    operation = UPRIGHT.get(exif.get(Base.Orientation, 1))
-    return image if operation is None else image.transpose(operation)
-
-
-def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (*background, 255))
-        return Image.alpha_composite(canvas, layer).convert("RGB")
-    return image.convert("RGB")
+def _upright(picture: Image.Image, file: Image.Image) -> Image.Image:
+    """As ImageOps.exif_transpose, which rewrites the EXIF data of the file and fails where they are damaged."""
+    operation = UPRIGHT.get(file.getexif().get(Base.Orientation, 1))
+    return picture if operation is None else picture.transpose(operation)
 
 
 def content_of(path: Path) -> bytes:
-    """All of an image file. Raises UnreadableImage; what is no image is known by its start, however large it is."""
+    """All of an image file. Raises UnreadableImage; a huge one is not read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO or a device may wait for ever
             raise UnreadableImage("it is not a regular file")
+        if status.st_size > MOST_BYTES:
+            raise UnreadableImage(f"it has {status.st_size:,} bytes, more than any image ({MOST_BYTES:,})")
         with path.open("rb", buffering=0) as file:
-            if status.st_size > LOOKED_AT:
-                _expect_image(file.read(LOOKED_AT))
-                if status.st_size > MOST_BYTES:
-                    raise UnreadableImage(f"it has {status.st_size:,} bytes, more than any image ({MOST_BYTES:,})")
-                file.seek(0)
             return file.readall()
     except OSError as error:
         raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
-
-
-@_reasons()
-@_strict_warnings()
-def _expect_image(start: bytes) -> None:
-    """Raises UnreadableImage if no format that Pillow knows starts like this."""
-    pillow_heif.register_heif_opener()
-    Image.init()
-    if not any(accept and accept(start[:16]) for _, accept in Image.OPEN.values()):
-        Image.open(BytesIO(start))  # a few formats, such as TGA, have no mark at their start
 
 
 def load(path: Path, preprocessing: Preprocessing) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""How an image is brought to the form that the models take; travels with every model. Imports no torch.
-
-An image becomes a square uint8 RGB array; scaling and normalization happen inside the exported graph.
-"""
+"""How an image becomes the square uint8 RGB array that models take; they scale and normalize it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,12 +16,9 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image is brought to the model's size; travels inside the ONNX file.
-
-    `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255 behind transparency and padding.
-    `white`: the value that is white in images of more than 8 bits, of each type of values (uint16, float32, ...) that
-    the data set has; their files do not say it.
-    """
+    """Travels inside the ONNX file. `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255
+    behind transparency and padding. `white`: which value is white in images of more than 8 bits, for each type of
+    values (uint16, float32, ...) that the data set has; their files do not say it."""
 
     size: int
     resize: str
@@ -36,30 +30,23 @@ class Preprocessing:
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Preprocessing:
-        red, green, blue = record["background"]
-        white = record.get("white", {"uint16": 65535})  # whatever the data set, before cards said it
-        return Preprocessing(record["size"], record["resize"], (red, green, blue), white)
+        old = {"white": {"uint16": 65535}}  # whatever the data set, before cards said it
+        return Preprocessing(**{**old, **record, "background": tuple(record["background"])})
 
     def agrees(self, other: Preprocessing) -> bool:
         """Whether both make the same of every image; a type of values that one of them has not met does not count."""
         alike = replace(self, white={}) == replace(other, white={})
         return alike and self.white | other.white == other.white | self.white
 
-    def decided(self) -> list[str]:
-        """A line for people on each type of values."""
-        return [f"white is {white:,} in {kind} images" for kind, white in sorted(self.white.items())]
-
 
 def to_array(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """An RGB image of any size, uint8 [height, width, 3], as a uint8 array [size, size, 3]."""
-    side = preprocessing.size
-    if pixels_HWC.shape[:2] != (side, side):
-        image = Image.fromarray(pixels_HWC)
-        if preprocessing.resize == "crop":
-            image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-        elif preprocessing.resize == "pad":
-            image = ImageOps.pad(image, (side, side), Image.Resampling.BILINEAR, color=preprocessing.background)
-        else:
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        pixels_HWC = np.asarray(image)
-    return pixels_HWC
+    side = (preprocessing.size, preprocessing.size)
+    if pixels_HWC.shape[:2] == side:
+        return pixels_HWC
+    image, how = Image.fromarray(pixels_HWC), Image.Resampling.BILINEAR
+    if preprocessing.resize == "crop":
+        return np.asarray(ImageOps.fit(image, side, how))
+    if preprocessing.resize == "pad":
+        return np.asarray(ImageOps.pad(image, side, how, color=preprocessing.background))
+    return np.asarray(image.resize(side, how))

@@ -42,6 +42,8 @@ def dirty_folder(root: Path) -> Path:
     damaged = bytearray(good)
     damaged[len(good) // 2 : len(good) // 2 + 40] = bytes(range(216, 256))
     (cat / "damaged in the middle.jpg").write_bytes(bytes(damaged))
+    photo(9013).save(cat / "no end.jpg")
+    (cat / "no end.jpg").write_bytes((cat / "no end.jpg").read_bytes()[:-2])
     (cat / "empty.jpg").write_bytes(b"")
     (cat / "text.jpg").write_text("this is no picture")
     photo(9001).convert("CMYK").save(cat / "cmyk.jpg")
@@ -79,14 +81,15 @@ def dirty_folder(root: Path) -> Path:
     return root
 
 
+def png(width: int, height: int, bits: int, colours: int, deflated: bytes) -> bytes:
+    """A PNG file of the rows that are given, each with its filter type; `colours`: 0 grey, 2 RGB, 6 RGBA."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", deflated), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 def bomb(side: int = 30_000) -> bytes:
     """A valid PNG of under a megabyte that would take 0.9 GB of memory."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    pixels = zlib.compressobj(9)
-    line = b"\0" + bytes(side // 8)
-    data = b"".join(pixels.compress(line) for _ in range(side)) + pixels.flush()
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    rows, line = zlib.compressobj(9), b"\0" + bytes(side // 8)
+    return png(side, side, 1, 0, b"".join(rows.compress(line) for _ in range(side)) + rows.flush())

@@ -22,6 +22,7 @@ from matplotlib.cbook import is_math_text
 from PIL import Image
 from ruamel.yaml import YAML
 
+from pipeline import layout
 from pipeline.__main__ import app
 from pipeline.artifacts import read_json, read_table, write_table
 from pipeline.evaluation import plots
@@ -68,31 +69,25 @@ def project(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Iter
         yield root
 
 
-def test_every_table_and_record_holds_them(project: Path) -> None:
-    """Parquet, CSV, JSON, and the cards in the checkpoint and in each ONNX file."""
-    made = project / "artifacts"
-    assert set(read_table(made / "ingest" / "manifest.parquet")["class"]) == set(NAMES)
-    assert set(read_table(made / "split" / "splits.parquet")["class"]) == set(NAMES)
-    assert read_table(made / "evaluate" / MODEL / "per_class.csv")["class"].tolist() == sorted(NAMES)
-    predictions = read_table(made / "evaluate" / MODEL / "predictions.parquet")
+def test_every_table_and_record_holds_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet, CSV, JSON, and the cards in the weights and in each ONNX file; in the pages none is markup."""
+    monkeypatch.chdir(project)
+    assert set(read_table(layout.MANIFEST)["class"]) == set(read_table(layout.SPLITS)["class"]) == set(NAMES)
+    assert read_table(layout.per_class(MODEL))["class"].tolist() == sorted(NAMES)
+    predictions = read_table(layout.predictions(MODEL))
     assert set(predictions["label"]) <= set(NAMES) and {f"p_{name}" for name in NAMES} < set(predictions.columns)
-    suspects = read_table(made / "audit" / "suspects.csv")
+    suspects = read_table(layout.SUSPECTS)
     assert {*suspects["class"], *suspects["suggested"]} <= set(NAMES)
-    assert all((project / "images" / path).exists() for path in suspects["path"])
-    assert weights.load(made / "train" / MODEL / "checkpoint.safetensors")[1].class_names == tuple(sorted(NAMES))
-    for file in [*(made / "export" / MODEL).glob("*.onnx"), *(made / "quantize" / MODEL).glob("*.onnx")]:
+    assert all((Path("images") / path).exists() for path in suspects["path"])
+    assert weights.load(layout.checkpoint("train", MODEL))[1].class_names == tuple(sorted(NAMES))
+    for file in (layout.onnx(variant, MODEL) for variant in ("fp32", "int8", "pruned", "pruned_int8")):
         cards = [prop.value for prop in onnx.load(file).metadata_props if "class_names" in prop.value]
         assert json.loads(cards[0])["class_names"] == sorted(NAMES)
-    findings = {finding["check"]: finding for finding in read_json(made / "validate" / "validation.json")["findings"]}
+    findings = {finding["check"]: finding for finding in read_json(layout.VALIDATION)["findings"]}
     assert findings["known_classes"]["passed"] and findings["class_images"]["passed"]
-
-
-def test_the_pages_show_them_and_none_is_markup(project: Path) -> None:
-    """Findings and report."""
-    report = (project / "artifacts" / "report" / "report.html").read_text(encoding="utf-8")
+    report = layout.REPORT.read_text(encoding="utf-8")
     assert "猫" in report and "&lt;b&gt;bold&lt;b&gt;" in report
-    findings = (project / "artifacts" / "validate" / "findings.html").read_text(encoding="utf-8")
-    assert "<b>bold" not in report + findings
+    assert "<b>bold" not in report + layout.FINDINGS.read_text(encoding="utf-8")
 
 
 def test_mlflow_has_all_files(project: Path) -> None:

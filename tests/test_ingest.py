@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +12,58 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_table, write_table
-from pipeline.config import Ingest, Validate
+from pipeline import layout
+from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_json, read_table, write_table
+from pipeline.config import Ingest, Params, Validate
+from pipeline.errors import UserError
 from pipeline.image_files import load
-from pipeline.stages.ingest import BLOCK, ingest
+from pipeline.preprocessing import Preprocessing
+from pipeline.stages.ingest import BLOCK, ingest, run
 from pipeline.stages.validate import validate
+
+Capsys = pytest.CaptureFixture[str]
 
 
 def config(root: Path, **more: object) -> Ingest:
     return Ingest.model_validate({"source": "image_folder", "root": str(root), "image_size": 16, **more})
 
 
-def test_ingest_writes_a_row_and_a_picture_per_image(tmp_path: Path, digit_folder: Path) -> None:
-    """The array and the manifest are in the same order, and the numbers are those of the files."""
-    found = ingest(config(digit_folder), tmp_path / "images.npy")
-    images = read_images(tmp_path / "images.npy")
-    assert images.shape == (120, 16, 16, 3)
-    assert len(found.manifest) == 120
-    first = found.manifest.iloc[0]
-    assert (first["path"], first["width"], first["mode"], first["format"]) == ("digit-0/000.png", 8, "L", "PNG")
-    assert first["bytes"] == (digit_folder / "digit-0" / "000.png").stat().st_size
+def copies(folder: Path, source: Path, count: int) -> Path:
+    for copy in range(count):
+        shutil.copytree(source, folder / "images" / f"digit-{copy}")
+    return folder / "images"
+
+
+def test_a_run_writes_a_row_and_a_picture_per_image(
+    tmp_path: Path, digit_folder: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    """In the same order, with the numbers of the files; what cannot be read is listed, or stops if it is said to."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digit_folder, "images")
+    Path("images/digit-0/000.png").write_bytes(b"")
+    Path("images/digit-1/note.jpg").write_text("not an image")
+    facts = run(params.model_copy(update={"ingest": config(Path("images"))}))
+    assert facts == ["119 images", "3 classes", "2 set aside"] and "images/digit-0/000.png" in capsys.readouterr().err
+    images, manifest = read_images(layout.IMAGES), read_table(layout.MANIFEST)
+    assert images.shape == (119, 16, 16, 3) and len(manifest) == 119
+    first = manifest.iloc[0]
+    assert (first["path"], first["width"], first["mode"], first["format"]) == ("digit-0/001.png", 8, "L", "PNG")
+    assert first["bytes"] == Path("images/digit-0/001.png").stat().st_size
     assert first["brightness"] == pytest.approx(images[0].mean() / 255, abs=1e-3)
+    assert read_table(layout.QUARANTINE)["path"].tolist() == ["digit-0/000.png", "digit-1/note.jpg"]
+    assert Preprocessing.from_record(read_json(layout.PREPROCESSING)) == Preprocessing(16, "crop", (255, 255, 255))
+    with pytest.raises(UserError, match=r"images/digit-0/000\.png.*ingest\.strict"):
+        run(params.model_copy(update={"ingest": config(Path("images"), strict=True)}))
 
 
 def test_ingest_with_many_processes_gives_the_same_bytes(tmp_path: Path, digit_folder: Path) -> None:
     """Order and content do not depend on the number of processes."""
-    root = tmp_path / "images"
-    for copy in range(10):  # more than the few blocks that one process keeps for itself
-        shutil.copytree(digit_folder, root / "train", dirs_exist_ok=True, copy_function=_numbered(copy))
+    root = copies(tmp_path, digit_folder, 10)  # more than the few blocks that one process keeps for itself
     alone = ingest(config(root, workers=1), tmp_path / "alone.npy")
     many = ingest(config(root, workers=2), tmp_path / "many.npy")
     assert len(alone.manifest) == 1200 > 4 * BLOCK
     pd.testing.assert_frame_equal(alone.manifest, many.manifest)
     assert (tmp_path / "alone.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
-
-
-def _numbered(copy: int) -> Callable[[str, str], str]:
-    return lambda source, target: shutil.copy2(source, str(Path(target).parent / f"{copy}-{Path(target).name}"))
-
-
-def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path, digit_folder: Path) -> None:
-    """The good images keep their order; the bad ones are listed."""
-    root = shutil.copytree(digit_folder, tmp_path / "images")
-    (root / "digit-0" / "000.png").write_bytes(b"")
-    (root / "digit-1" / "note.jpg").write_text("not an image")
-    found = ingest(config(root), tmp_path / "images.npy")
-    assert found.quarantine["path"].tolist() == ["digit-0/000.png", "digit-1/note.jpg"]
-    assert len(read_images(tmp_path / "images.npy")) == len(found.manifest) == 119
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -107,25 +111,6 @@ def test_a_class_on_another_scale_is_set_aside(tmp_path: Path) -> None:
     assert {"readable", "known_classes"} <= failed
 
 
-def test_data_sets_of_eight_bits_need_no_white(tmp_path: Path, digit_folder: Path) -> None:
-    """And those of all 16 bits are decoded once."""
-    assert ingest(config(digit_folder), tmp_path / "images.npy").preprocessing.white == {}
-
-
-def test_a_repaired_file_is_a_warning(tmp_path: Path, digit_folder: Path) -> None:
-    """A JPEG without its end marker stands in the data set, and among the findings."""
-    root = shutil.copytree(digit_folder, tmp_path / "images")
-    Image.effect_noise((40, 30), 60).save(tmp_path / "good.jpg")
-    (root / "digit-1" / "no end.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-2])
-    found = ingest(config(root), tmp_path / "images.npy")
-    assert found.quarantine.empty
-    judged = validate(
-        found.manifest, found.quarantine, read_images(tmp_path / "images.npy"), None, Validate(), tmp_path / "docs"
-    )
-    (finding,) = (finding for finding in judged.findings if finding.check == "intact")
-    assert (finding.severity, finding.passed, finding.first) == ("warning", False, ["digit-1/no end.jpg"])
-
-
 def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:
     """Shifted labels would look like a bad model."""
     np.save(tmp_path / "images.npy", np.zeros((7, 16, 16, 3), np.uint8))
@@ -136,9 +121,7 @@ def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, digit_folder: Path) -> None:
     """An array of 260 MB is written with less than half of that, however slow the disk is: blocks are let go of."""
-    root = tmp_path / "images"
-    for copy in range(20):
-        shutil.copytree(digit_folder, root, dirs_exist_ok=True, copy_function=_numbered(copy))
+    root = copies(tmp_path, digit_folder, 20)
     tracemalloc.start()
     try:
         ingest(config(root, workers=1, image_size=192), tmp_path / "images.npy")
@@ -160,21 +143,3 @@ def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:
     images = read_images(tmp_path / "images.npy")
     assert images.nbytes > 1.9 * memory
     assert images[-1, -1, -1].tolist() == [0, 0, 0]
-
-
-def test_class_names_survive_csv(tmp_path: Path) -> None:
-    """001 is not 1, and NA is a class."""
-    write_table(tmp_path / "t.csv", pd.DataFrame({"class": ["001", "NA"], "recall": [0.5, 1.0]}))
-    assert read_table(tmp_path / "t.csv").to_dict("list") == {"class": ["001", "NA"], "recall": [0.5, 1.0]}
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_without_permission_is_named(tmp_path: Path, digit_folder: Path) -> None:
-    """Not an empty class: a class that may not be read."""
-    root = shutil.copytree(digit_folder, tmp_path / "images")
-    (root / "digit-0").chmod(0)
-    try:
-        with pytest.raises(ValueError, match="digit-0 cannot be read"):
-            ingest(config(root), tmp_path / "images.npy")
-    finally:
-        (root / "digit-0").chmod(0o755)

@@ -15,22 +15,18 @@ PHOTOS = np.stack([np.asarray(photo(seed, side=48)) for seed in range(5)])
 
 
 def test_means_deviations_and_colourfulness_are_those_of_numpy() -> None:
-    """Each column against its textbook formula."""
     found = measure(PHOTOS)
     for i, image in enumerate(PHOTOS.astype(np.float64)):
         luma = image @ LUMA
         red, green, blue = image[..., 0], image[..., 1], image[..., 2]
         opponents = red - green, (red + green) / 2 - blue
         colourfulness = np.hypot(*(o.std() for o in opponents)) + 0.3 * np.hypot(*(o.mean() for o in opponents))
-        assert found["mean_red"][i] == pytest.approx(red.mean() / 255, abs=1e-5)
-        assert found["std_blue"][i] == pytest.approx(blue.std() / 255, abs=1e-5)
         assert found["brightness"][i] == pytest.approx(luma.mean() / 255, abs=1e-5)
         assert found["contrast"][i] == pytest.approx(luma.std() / 255, abs=1e-5)
         assert found["colourfulness"][i] == pytest.approx(colourfulness, abs=1e-2)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian_and_falls_with_blur() -> None:
-    """As computed by scipy; a blurred picture has less."""
     found = measure(PHOTOS)["sharpness"]
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
     edges = convolve(PHOTOS[0] @ LUMA.astype(np.float64), kernel)[1:-1, 1:-1]

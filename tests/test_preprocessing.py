@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import struct
-import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -20,12 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline import image_files
 from pipeline.bit_depth import UNDECIDED, whites
 from pipeline.image_files import content_of, load, read
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
+from tests import dirty
 
 LARGE = Preprocessing(64, "crop", (255, 0, 0))
 PLAIN = Preprocessing(8, "crop", (255, 0, 0))
+FIRST_LOOK = Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -43,21 +45,35 @@ def tiff(values: np.ndarray, **options: object) -> bytes:
 
 def png(values: np.ndarray) -> bytes:
     """16 bits a channel, grey or with 3 or 4 channels, which Pillow cannot write."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     colours = {1: 0, 3: 2, 4: 6}[1 if values.ndim == 2 else values.shape[2]]
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colours, 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    return dirty.png(values.shape[1], values.shape[0], 16, colours, zlib.compress(lines))
+
+
+def pages(*kinds: int) -> bytes:
+    """A TIFF with a page of each NewSubfileType; full ones are white, all others black."""
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for kind in kinds:
+            side, grey = (64, 32)[kind & 1], 0 if kind else 255
+            writer.write(np.full((side, side), grey, np.uint8), subfiletype=kind, photometric="minisblack")
+    return buffer.getvalue()
 
 
 def pixels(content: bytes, **white: int) -> np.ndarray:
     return read(content, Preprocessing(8, "crop", (255, 0, 0), white)).pixels_HWC
 
 
+def white_of(content: bytes) -> dict[str, int]:
+    """As `ingest` finds it, if the data set is this file."""
+    peak = read(content, FIRST_LOOK).peak
+    assert peak is not None
+    return whites([("one.tif", *peak)])[0]
+
+
+JPEG = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
+PNG = encoded(Image.effect_noise((64, 64), 80), "PNG")
+CMYK = encoded(Image.merge("CMYK", [Image.effect_noise((64, 64), 80)] * 4), "JPEG")
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)  # black to white
 COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=2)
 DEFLATED: dict[str, object] = {"byteorder": ">", "compression": "zlib"}
@@ -74,8 +90,6 @@ WRITERS = {
     "TIFF, big-endian floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f4"), **DEFLATED),
     "TIFF, big-endian 64-bit floats, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">f8"), **DEFLATED),
     "TIFF, big-endian 32 bits, deflated": lambda full: tiff((RAMP * (full / 255)).astype(">i4"), **DEFLATED),
-    "TIFF, floats in colours": lambda full: tiff((COLOURS * (full / 255)).astype(np.float32), rowsperstrip=5),
-    "TIFF, big-endian 64-bit floats in colours": lambda full: tiff(COLOURS * (full / 255), byteorder=">"),
     "TIFF, white is zero": lambda full: tiff((full - RAMP * (full / 255)).astype(np.uint16), photometric="miniswhite"),
 }
 
@@ -85,20 +99,10 @@ WRITERS = {
 def test_a_picture_is_the_same_in_any_number_of_bits(written: str, full: int) -> None:
     """White is told by the brightest values of the data set, so that 12 bits in 16 are not nearly black."""
     content = WRITERS[written](full)
-    first_look = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED))
-    assert first_look.peak is not None
-    white, _ = whites([("one.tif", *first_look.peak)])
+    white = white_of(content)
     assert list(white.values()) == [full]
     wanted = COLOURS if "colours" in written or written.endswith(("compressed", "endian")) else RAMP[..., None]
     assert np.abs(pixels(content, **white).astype(int) - wanted).max() <= 1
-
-
-def test_floats_from_zero_to_one_have_white_at_one() -> None:
-    """By the data set, and where nothing is known of it."""
-    content = tiff((RAMP / 255).astype(np.float32))
-    peak = read(content, Preprocessing(8, "crop", (255, 0, 0), UNDECIDED)).peak
-    assert peak is not None and whites([("one.tif", *peak)]) == ({"float32": 1}, {})
-    assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
 
 
 @settings(deadline=None)
@@ -152,29 +156,16 @@ def test_natural_images_with_dark_ones_are_not_torn_apart() -> None:
 
 @pytest.mark.parametrize(("kind", "full"), [(np.int8, 127), (np.int16, 32767), (np.int16, 4095)])
 def test_signed_values_are_as_bright_as_unsigned_ones(kind: type[np.generic], full: int) -> None:
-    """Their sign bit is no bit of the brightness; negative values have no meaning."""
+    """Their sign bit is no bit of the brightness."""
     values = (RAMP * (full / 255)).astype(kind)
     for content in (tiff(values), *([tiff(values, **DEFLATED)] if kind is np.int16 else [])):
-        peak = read(content, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak
-        assert peak is not None
-        assert np.abs(pixels(content, **whites([("", *peak)])[0])[..., 0] - RAMP.astype(int)).max() <= 2
-    with pytest.raises(UnreadableImage, match="its values run from"):
-        pixels(tiff((RAMP.astype(int) - 100).astype(kind)))
+        assert np.abs(pixels(content, **white_of(content))[..., 0] - RAMP.astype(int)).max() <= 2
 
 
 def test_half_floats_are_read() -> None:
-    """Which have no mode in Pillow, in both byte orders."""
-    grey, coloured = (RAMP / 255).astype("f2"), (COLOURS / 255).astype(">f2")
-    for content in (tiff(grey), tiff(grey, **DEFLATED), tiff(coloured, byteorder=">")):
+    """Which have no mode in Pillow."""
+    for content in (tiff((RAMP / 255).astype("f2")), tiff((RAMP / 255).astype(">f2"), **DEFLATED)):
         assert np.abs(pixels(content)[..., 0] - RAMP.astype(int)).max() <= 1
-
-
-@pytest.mark.parametrize("how", [{"compression": "zlib"}, {"tile": (16, 16)}, {"planarconfig": "separate"}])
-def test_floats_in_colours_that_cannot_be_read_have_a_reason(how: dict[str, object]) -> None:
-    """Not: no image."""
-    values = np.zeros((3, 40, 40) if "planarconfig" in how else (40, 40, 3), np.float32)
-    with pytest.raises(UnreadableImage, match="floats in colour"):
-        pixels(tiff(values, **how))
 
 
 @settings(deadline=None)
@@ -185,9 +176,8 @@ def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: i
     values[0] = peak
     with_hot = values.copy()
     with_hot[3, 4] = hot
-    found = [read(tiff(v), Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak for v in (values, with_hot)]
-    white, white_with_hot = (whites([("one.tif", *one)])[0] for one in found if one is not None)
-    assert white == white_with_hot
+    white = white_of(tiff(values))
+    assert white == white_of(tiff(with_hot))
     before, after = pixels(tiff(values), **white).astype(int), pixels(tiff(with_hot), **white).astype(int)
     assert (after[3, 4] == 255).all()
     after[3, 4] = before[3, 4]
@@ -195,14 +185,13 @@ def test_one_pixel_does_not_change_what_is_white(kind: type[np.generic], peak: i
 
 
 def test_the_format_tells_white_where_no_data_set_does() -> None:
-    """16 bits are all used, PGM states its maximum, a TIFF of 12 bits has 12; 32 bits say nothing and are refused."""
+    """16 bits are all used, PGM states its maximum, a TIFF of 12 bits has 12; floats end at 1."""
     values = np.full((8, 8), 2048, np.uint16)
     assert (pixels(png(values)) == 8).all()
     assert (pixels(b"P5 8 8 4095\n" + values.astype(">u2").tobytes()) == 128).all()
     assert (pixels(b"P5 8 8 4095\n" + values.astype(">u2").tobytes(), int32=1023) == 128).all()
     assert (pixels(twelve_bits(values)) == 128).all()
-    with pytest.raises(UnreadableImage, match="32-bit"):
-        pixels(tiff(values.astype(np.int32)))
+    assert (pixels(tiff((values / 4096).astype(np.float32))) == 128).all()
 
 
 def twelve_bits(values: np.ndarray) -> bytes:
@@ -214,43 +203,37 @@ def twelve_bits(values: np.ndarray) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
 
 
-def test_a_tiff_may_state_the_largest_value() -> None:
-    """It counts like a pixel of that value, so a data set of dark pictures has the right white."""
-    values = np.full((16, 16), 40, np.uint16)
-    said = tiff(values, extratags=[(281, "H", 1, 4095, True)])
-    assert read(said, Preprocessing(8, "crop", (0, 0, 0), UNDECIDED)).peak == ("uint16", 4095)
+def test_sixteen_bits_have_transparency() -> None:
+    """Also where colours use 12 of them, and full opacity 12 or 16."""
+    for opaque in (4095, 65535):
+        colours = np.full((8, 8, 4), 4095, np.uint16)
+        colours[..., 3] = opaque
+        colours[0, 0] = 0
+        shown = pixels(png(colours), uint16=4095)
+        assert shown[0, 0].tolist() == [255, 0, 0] and shown[4, 4].tolist() == [255, 255, 255]
 
 
-def test_brighter_than_white_is_refused() -> None:
-    """16 bits, given to a model that has learned from 12 of them, would be white all over."""
-    with pytest.raises(UnreadableImage, match=r"reach 65024, where white is 4,095"):
-        pixels(png(RAMP * 256), uint16=4095)
+HALF = np.full((8, 8), 0.5, np.float32)
+HALF_BUT_ONE = [np.where(np.eye(8) * np.arange(8) == 3, wrong, HALF) for wrong in (np.nan, np.inf, -1.0, 1e6)]
 
 
-def test_transparency_has_all_bits() -> None:
-    """Where colours use 12 of 16 bits, full opacity may still be 65535."""
-    colours = np.full((8, 8, 4), 4095, np.uint16)
-    colours[..., 3] = 65535
-    colours[0, 0] = 0
-    shown = pixels(png(colours), uint16=4095)
-    assert shown[0, 0].tolist() == [255, 0, 0] and shown[4, 4].tolist() == [255, 255, 255]
-    colours[..., 3] = 4095
-    assert (pixels(png(colours), uint16=4095)[4, 4] == 255).all()
-
-
-def test_separate_planes_of_sixteen_bits_are_refused() -> None:
-    """Pillow reads noise from them."""
-    with pytest.raises(UnreadableImage, match="separate planes"):
-        pixels(tiff(np.moveaxis(COLOURS, 2, 0), planarconfig="separate"))
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0, 1e6])
-def test_values_without_a_meaning_are_refused(wrong: float) -> None:
-    """Instead of a black or white picture."""
-    values = np.full((8, 8), 0.5, np.float32)
-    values[3, 3] = wrong
-    with pytest.raises(UnreadableImage, match=r"not finite|its values run from"):
-        pixels(tiff(values))
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        *((tiff(values.astype(np.float32)), "its values run from") for values in HALF_BUT_ONE),
+        *((tiff((RAMP.astype(int) - 100).astype(kind)), "its values run from") for kind in (np.int8, np.int16)),
+        (png(RAMP * 256), "reach 65024"),  # white all over, for a model that has learned from 12 bits
+        (tiff(RAMP.astype(np.int32)), "32-bit"),
+        (tiff(np.moveaxis(COLOURS, 2, 0), planarconfig="separate"), "separate planes"),  # Pillow reads noise
+        (pages(0, 1, 0), "several pages"),
+        (CMYK[:3000] + bytes(range(210, 240)) + CMYK[3030:], "damaged"),  # Pillow says nothing of it
+        (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged"),  # Pillow loads it without a word
+    ],
+)
+def test_what_has_no_meaning_is_refused(content: bytes, reason: str) -> None:
+    """Instead of a wrong picture; of other files see tests/test_dirty_folder.py."""
+    with pytest.raises(UnreadableImage, match=reason):
+        pixels(content, uint16=4095)
 
 
 def test_models_of_before_are_read() -> None:
@@ -265,34 +248,12 @@ def test_models_of_before_are_read() -> None:
     assert not of_12.agrees(of_16) and not of_12.agrees(old) and not old.agrees(LARGE)
 
 
-def test_a_colour_key_is_transparency() -> None:
-    """An RGB PNG may declare one of its colours transparent."""
-    image = Image.new("RGB", (8, 8), (0, 255, 0))
-    content = encoded(image, "PNG", transparency=(0, 255, 0))
-    assert to_array(read(content, PLAIN).pixels_HWC, PLAIN)[0, 0].tolist() == [255, 0, 0]
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
 def test_transparency_shows_the_background(mode: str) -> None:
-    """A fully transparent pixel is the stated background, whatever colour hides under it."""
+    """A fully transparent pixel is the stated background, whatever colour hides under it; RGB may have a colour key."""
     image = Image.new("RGBA", (8, 8), (0, 255, 0, 0)).convert(mode)
-    assert to_array(read(encoded(image, "PNG"), PLAIN).pixels_HWC, PLAIN)[0, 0].tolist() == [255, 0, 0]
-
-
-def test_cmyk_becomes_rgb() -> None:
-    """A CMYK JPEG, as print shops deliver it."""
-    image = Image.new("CMYK", (8, 8), (0, 0, 0, 255))
-    assert to_array(read(encoded(image, "JPEG"), PLAIN).pixels_HWC, PLAIN).max() < 10
-
-
-def test_exif_orientation_is_applied() -> None:
-    """A photo taken sideways stands upright, and its size is that of the upright picture."""
-    image = Image.new("RGB", (20, 10))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    decoded = read(encoded(image, "JPEG", exif=exif), PLAIN)
-    assert (decoded.width, decoded.height) == (10, 20)
-    assert decoded.pixels_HWC.shape == (20, 10, 3)
+    key = {"transparency": (0, 255, 0)} if mode == "RGB" else {}
+    assert read(encoded(image, "PNG", **key), PLAIN).pixels_HWC[0, 0].tolist() == [255, 0, 0]
 
 
 def test_the_whole_image_survives_padding_and_the_middle_survives_cropping() -> None:
@@ -304,43 +265,18 @@ def test_the_whole_image_survives_padding_and_the_middle_survives_cropping() -> 
     assert (to_array(image, PLAIN) == (0, 0, 255)).all()
 
 
-JPEG = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
-PNG = encoded(Image.effect_noise((64, 64), 80), "PNG")
-GIF = encoded(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty"),
-        (b"hello, I am text", "not an image"),
-        (JPEG[: len(JPEG) // 2], "damaged"),
-        (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged"),
-        (GIF, "animated"),
-    ],
-)
-def test_what_is_no_image_has_a_reason(content: bytes, reason: str) -> None:
-    """Empty, foreign, truncated, bit-flipped and animated files are refused, not guessed at."""
-    with pytest.raises(UnreadableImage, match=reason):
-        read(content, PLAIN)
-
-
-def test_a_camera_file_with_a_preview_behind_the_photo_is_a_photo() -> None:
-    """Many cameras write MPO under the name .jpg: two frames, not an animation."""
-    photo, preview = Image.new("RGB", (40, 30), (0, 200, 0)), Image.new("RGB", (20, 15))
-    decoded = read(encoded(photo, "MPO", save_all=True, append_images=[preview]), PLAIN)
-    assert decoded.pixels_HWC[5, 5] == pytest.approx((0, 200, 0), abs=3)
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (47, 61, 3), np.uint8))  # no scan ends with a zero
+SMOOTH = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
+WAYS: list[dict[str, object]] = [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+JPEGS = [encoded(image, "JPEG", **way) for image in (NOISE, SMOOTH, NOISE.convert("L")) for way in WAYS]
 
 
 def test_a_jpeg_has_the_pixels_that_pillow_decodes() -> None:
     """Another reader of the same library: grey and colour, all the usual subsamplings, progressive ones."""
-    photo = Image.effect_noise((61, 47), 60).convert("RGB")
-    for options in ({}, {"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}):
-        content = encoded(photo, "JPEG", **options)
-        assert (read(content, LARGE).pixels_HWC == np.asarray(Image.open(BytesIO(content)))).all()
-    grey = encoded(photo.convert("L"), "JPEG")
-    assert (read(grey, LARGE).pixels_HWC[..., 1] == np.asarray(Image.open(BytesIO(grey)))).all()
-    assert read(grey, PLAIN).mode == "L"
+    for content in JPEGS:
+        with Image.open(BytesIO(content)) as image:
+            assert (read(content, LARGE).pixels_HWC == np.asarray(image.convert("RGB"))).all()
+            assert read(content, LARGE).mode == image.mode
 
 
 def test_a_far_too_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
@@ -349,23 +285,6 @@ def test_a_far_too_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
     assert (decoded.width, decoded.height) == (640, 480)
     assert decoded.pixels_HWC.shape == (60, 80, 3)
     assert read(encoded(Image.new("RGB", (24, 20)), "JPEG"), PLAIN).pixels_HWC.shape == (20, 24, 3)
-
-
-def test_damage_in_the_middle_of_a_jpeg_is_noticed() -> None:
-    """Pillow decodes such a file without a word."""
-    content = bytearray(encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG"))
-    content[len(content) // 2 : len(content) // 2 + 30] = bytes(range(210, 240))
-    with pytest.raises(UnreadableImage, match="damaged"):
-        read(bytes(content), PLAIN)
-
-
-def test_a_photo_from_a_phone_is_read() -> None:
-    """HEIC, upright."""
-    pillow_heif.register_heif_opener()
-    photo = Image.new("RGB", (64, 32), (200, 0, 0))
-    decoded = read(encoded(photo, "HEIF"), PLAIN)
-    assert (decoded.width, decoded.height, decoded.format) == (64, 32, "HEIF")
-    assert decoded.pixels_HWC[5, 5] == pytest.approx((200, 0, 0), abs=6)
 
 
 def test_damaged_exif_data_do_not_cost_the_picture() -> None:
@@ -378,36 +297,17 @@ def test_damaged_exif_data_do_not_cost_the_picture() -> None:
     assert read(bytes(content), LARGE).pixels_HWC.shape in ((30, 40, 3), (40, 30, 3))
 
 
-def jpegs() -> list[bytes]:
-    noise = Image.effect_noise((61, 47), 60).convert("RGB")
-    smooth = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
-    ways: list[dict[str, object]] = [
-        {}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"optimize": True}, {"restart_marker_rows": 1},
-    ]  # fmt: skip
-    return [encoded(image, "JPEG", **way) for image in (noise, smooth, noise.convert("L")) for way in ways]
-
-
-JPEGS = jpegs()
-
-
-@pytest.mark.parametrize("number", range(len(JPEGS)))
-def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(number: int) -> None:
-    """Padding before the end marker, no end marker, bytes between markers: all the picture is there."""
-    good = JPEGS[number]
-    tables = good.index(b"\xff\xdb")
-    faults = {
-        "no end": good[:-2],
-        "half an end": good[:-1],
-        "zeros": good[:-2] + bytes(300) + good[-2:],
-        "zeros and no end": good[:-2] + bytes(300),
-        "0xFF and zeros": good[:-2] + b"\xff\xff" + bytes(30) + good[-2:],
-        "between markers": good[:tables] + b"\0junk" + good[tables:],
-        "two faults": good[:tables] + b"\0junk" + good[tables:-2] + bytes(9),
-    }
-    for fault, content in faults.items():
-        decoded = read(content, LARGE)
-        assert decoded.note, fault
-        assert (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all(), fault
+@pytest.mark.parametrize("good", JPEGS)
+def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(good: bytes) -> None:
+    """Padding before the end marker, or none: all the picture is there, but nobody knows that of progressive ones."""
+    faults = (good[:-2], good[:-1], *(good[:-2] + padding for padding in (bytes(300), bytes(9) + good[-2:])))
+    for content in (*faults, good[:-2] + b"\xff\xff" + bytes(30) + good[-2:]):
+        if b"\xff\xc2" in good:
+            with pytest.raises(UnreadableImage):
+                read(content, LARGE)
+        else:
+            decoded = read(content, LARGE)
+            assert decoded.note and (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all()
     for harmless in (good, good + b"trailing", good[:-2] + b"\xff\xff" + good[-2:]):
         assert not read(harmless, LARGE).note
 
@@ -424,53 +324,31 @@ def test_a_jpeg_without_a_part_of_its_scans_is_refused(good: bytes, place: float
 def test_damage_and_a_harmless_fault_are_damage() -> None:
     """libjpeg reports only the first of several faults."""
     for good in JPEGS:
-        tables, middle = good.index(b"\xff\xdb"), len(good) - len(good) // 4
-        damaged = good[:tables] + b"\0junk" + good[tables:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
+        middle = len(good) - len(good) // 4
+        damaged = good[:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
         for content in (damaged, damaged[:-2], damaged[:-2] + bytes(20) + damaged[-2:]):
             with pytest.raises(UnreadableImage, match="damaged"):
                 read(content, LARGE)
 
 
-def test_damage_in_a_jpeg_of_print_colours_is_noticed() -> None:
-    """Those go through Pillow, which says nothing of it."""
-    noise = Image.effect_noise((64, 64), 80)
-    content = bytearray(encoded(Image.merge("CMYK", [noise] * 4), "JPEG"))
-    content[len(content) // 2 : len(content) // 2 + 30] = bytes(range(210, 240))
-    with pytest.raises(UnreadableImage, match="damaged"):
-        read(bytes(content), PLAIN)
+pillow_heif.register_heif_opener()
+PHOTO, SMALL = Image.new("RGB", (64, 64), "white"), Image.new("RGB", (32, 32))
+BEHIND: dict[str, object] = {"save_all": True, "append_images": [SMALL]}
 
 
-def pages(*kinds: int) -> bytes:
-    """A TIFF with a page of each NewSubfileType; full ones are white, all others black."""
-    buffer = BytesIO()
-    with tifffile.TiffWriter(buffer) as writer:
-        for kind in kinds:
-            side, grey = (64, 32)[kind & 1], 0 if kind else 255
-            writer.write(np.full((side, side), grey, np.uint8), subfiletype=kind, photometric="minisblack")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("kinds", [(0, 1), (0, 1, 1, 1), (1, 0), (1, 0, 1)])
-def test_a_tiff_with_reduced_pages_is_one_picture(kinds: tuple[int, ...]) -> None:
-    """Overviews of maps and thumbnails of scanners, before or behind the picture."""
-    decoded = read(pages(*kinds), PLAIN)
-    assert (decoded.width, decoded.height) == (64, 64)
-    assert (decoded.pixels_HWC == 255).all()
-
-
-def test_a_tiff_of_several_pictures_is_refused() -> None:
-    """Nobody knows which of them is meant."""
-    with pytest.raises(UnreadableImage, match="several pages"):
-        read(pages(0, 1, 0), PLAIN)
-
-
-def test_a_photo_with_thumbnails_is_a_photo() -> None:
-    """HEIC files of phones hold small versions, and sometimes other images behind the first."""
-    pillow_heif.register_heif_opener()
-    photo = Image.new("RGB", (128, 96), (200, 0, 0))
-    assert read(encoded(photo, "HEIF", thumbnails=[32, 64]), PLAIN).width == 128
-    second = encoded(photo, "HEIF", save_all=True, append_images=[Image.new("RGB", (64, 64))], primary_index=0)
-    assert read(second, PLAIN).width == 128
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(pages(*kinds) for kinds in [(0, 1), (0, 1, 1, 1), (1, 0), (1, 0, 1)]),  # overviews of maps, thumbnails
+        encoded(PHOTO, "MPO", **BEHIND),  # cameras write it under the name .jpg
+        encoded(PHOTO, "HEIF", thumbnails=[16, 32]),
+        encoded(PHOTO, "HEIF", **BEHIND, primary_index=0),
+    ],
+)
+def test_a_picture_with_smaller_ones_around_it_is_a_picture(content: bytes) -> None:
+    """And no animation."""
+    decoded = read(content, PLAIN)
+    assert (decoded.width, decoded.height) == (64, 64) and (decoded.pixels_HWC == 255).all()
 
 
 def test_any_broken_file_has_a_reason_and_no_other_error() -> None:
@@ -491,40 +369,18 @@ def test_any_broken_file_has_a_reason_and_no_other_error() -> None:
 
 def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow only warns between one and two times its limit; we stop."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
-    with pytest.raises(UnreadableImage, match="bomb"):
-        read(JPEG, PLAIN)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 64 * 64 - 1)
+    for content in (JPEG, PNG):
+        with pytest.raises(UnreadableImage, match="bomb"):
+            read(content, PLAIN)
 
 
-@pytest.mark.parametrize(
-    ("start", "reason"),
-    [
-        (b"hello, I am text", "not an image"),
-        (b"", "not an image"),
-        (JPEG, "more than any image"),
-        (b"\0\0\x0a" + bytes(9) + b"\xff\xff\xff\xff\x18\0", "more than .* pixels"),  # a TGA of 65,535 x 65,535
-    ],
-)
-def test_a_huge_file_is_not_read(tmp_path: Path, start: bytes, reason: str) -> None:
-    """200 GB (of holes) that are no image, or only begin like one."""
-    (tmp_path / "huge.jpg").write_bytes(start)
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    """200 GB (of holes) that begin like an image."""
+    (tmp_path / "huge.jpg").write_bytes(JPEG)
     os.truncate(tmp_path / "huge.jpg", 200 << 30)
-    tracemalloc.start()
-    try:
-        with pytest.raises(UnreadableImage, match=reason):
-            content_of(tmp_path / "huge.jpg")
-        assert tracemalloc.get_traced_memory()[1] < 10 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_large_image_is_read_whatever_its_format(tmp_path: Path) -> None:
-    """Those that are over the size from which on the start is looked at; some formats have no mark there."""
-    noise = Image.effect_noise((1100, 1100), 80)
-    for kind in ("PNG", "TIFF", "BMP", "TGA", "JPEG2000", "WEBP"):
-        (tmp_path / kind).write_bytes(encoded(noise, kind, **({"lossless": True} if kind == "WEBP" else {})))
-        os.truncate(tmp_path / kind, max(2 << 20, (tmp_path / kind).stat().st_size))
-        assert load(tmp_path / kind, PLAIN).shape == (8, 8, 3)
+    with pytest.raises(UnreadableImage, match="more than any image"):
+        content_of(tmp_path / "huge.jpg")
 
 
 def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import read_images, sha256
+from pipeline import layout
+from pipeline.artifacts import read_images, sha256, write_json, write_table
 from pipeline.cli.data import accept
-from pipeline.config import Ingest, Validate
-from pipeline.inspection.drift import profile, read_profile
-from pipeline.inspection.findings import Finding, raise_critical, report
+from pipeline.config import CheckName, Ingest, Validate
+from pipeline.errors import UserError
+from pipeline.inspection.drift import PROFILE, profile, read_profile
+from pipeline.inspection.findings import Finding
 from pipeline.stages.ingest import Ingested, ingest
 from pipeline.stages.validate import validate
 from tests.dirty import clean_folder
 
+NAMES = ["Ka\u0308se", "k\u00e4se "]
 NOTHING = pd.DataFrame(columns=["path", "class", "reason"])
 
 
@@ -36,157 +39,108 @@ def judged(
 ) -> dict[str, Finding]:  # fmt: skip
     known = profile(accepted) if accepted is not None else None
     config = Validate.model_validate(thresholds)
-    result = validate(manifest.reset_index(drop=True), quarantine, images_NHWC, known, config, docs)
-    return {finding.check: finding for finding in result.findings}
-
-
-def failures(findings: dict[str, Finding]) -> set[str]:
-    return {name for name, finding in findings.items() if not finding.passed}
+    found = validate(manifest.reset_index(drop=True), quarantine, images_NHWC, known, config, docs)
+    return {finding.check: finding for finding in found.findings}
 
 
 def test_good_data_pass_and_leave_data_docs(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Every check passes; the HTML of both suites is there."""
-    found, images = clean
-    assert failures(judged(found.manifest, images, tmp_path / "docs")) == set()
-    assert (tmp_path / "docs" / "index.html").exists()
-    assert {page.stem for page in (tmp_path / "docs" / "expectations").glob("*.html")} == {"images", "dataset"}
-
-
-def test_each_fault_fails_its_own_check(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """One fault each: the check that is about it fails, and no other."""
     manifest, images = clean[0].manifest, clean[1]
-    few = manifest.index < 35
-    faults = {
-        "balance": manifest[few],
-        "side": manifest.assign(width=4, height=4),
-        "aspect": manifest.assign(width=500),
-        "size": manifest.assign(
-            width=np.where(manifest.index == 3, 600, 100), height=np.where(manifest.index == 3, 600, 100)
-        ),
-        "brightness": manifest.assign(brightness=0.995),
-        "contrast": manifest.assign(contrast=0.0),
-        "brightness_outlier": manifest.assign(brightness=manifest["brightness"].where(manifest.index > 2, 0.03)),
-        "sharpness_outlier": manifest.assign(sharpness=manifest["sharpness"].where(manifest.index > 2, 1.0)),
-        "colour": manifest.assign(mode=manifest["mode"].where(manifest.index > 2, "L")),
+    findings = judged(manifest, images, tmp_path, accepted=manifest)
+    assert "drift" in findings and all(finding.passed and not finding.count for finding in findings.values())
+    assert {page.stem for page in (tmp_path / "expectations").glob("*.html")} == {"images", "dataset"}
+
+
+def test_each_fault_is_found_by_its_own_checks(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
+    """One fault a row, and too few dogs: the checks that are about it name that row, and no other check does."""
+    manifest, images = clean[0].manifest.head(35).copy(), clean[1][:35]
+    faults: dict[int, tuple[dict[str, Any], list[str]]] = {
+        0: ({"width": 4, "height": 4}, ["side", "size"]),
+        1: ({"width": 500}, ["aspect"]),
+        2: ({"width": 600, "height": 600}, ["size"]),
+        3: ({"brightness": 0.995}, ["brightness", "brightness_outlier"]),
+        4: ({"contrast": 0.0}, ["contrast"]),
+        5: ({"brightness": 0.03}, ["brightness_outlier"]),
+        6: ({"sharpness": 1.0}, ["sharpness_outlier"]),
+        7: ({"mode": "L"}, ["colour"]),
+        8: ({"note": "a wrong checksum"}, ["intact"]),
     }
-    for name, table in faults.items():
-        pixels = images[table.index.to_numpy()]
-        assert failures(judged(table, pixels, tmp_path / name, max_imbalance=5.0, min_images_per_class=3)) == {name}
+    wanted: dict[str, list[int]] = {"balance": list(range(30, 35))}
+    for row, (cells, checks) in faults.items():
+        manifest.loc[row, list(cells)] = list(cells.values())
+        for check in checks:
+            wanted.setdefault(check, []).append(row)
+    findings = judged(manifest, images, tmp_path, max_imbalance=5.0, min_images_per_class=3, tolerated=0.0)
+    assert {name: found.rows for name, found in findings.items() if not found.passed} == wanted
+    assert judged(manifest, images, tmp_path, tolerated=0.05)["brightness"].passed
 
 
-def test_a_few_exceptions_are_tolerated_but_noted(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """`tolerated` decides; the finding is there all the same, for the page."""
-    manifest = clean[0].manifest
-    dark = manifest.assign(brightness=manifest["brightness"].where(manifest.index > 0, 0.001))
-    findings = judged(dark, clean[1], tmp_path, tolerated=0.05)
-    assert findings["brightness"].passed
-    assert findings["brightness"].count == 1
-    assert not judged(dark, clean[1], tmp_path, tolerated=0.0)["brightness"].passed
-
-
-def test_classes_must_be_the_expected_ones(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """One is missing, one is not known; a class of which nothing can be read is missing too."""
-    found, images = clean
-    finding = judged(found.manifest, images, tmp_path, classes=["cat", "horse"])["known_classes"]
-    assert finding.severity == "critical"
-    assert finding.first == ["horse (no image)", "dog (not expected)"]
+def test_a_fault_of_the_data_set_is_named(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
+    """A class that is missing or unknown, one of which nothing can be read, names that look the same, and drift."""
+    manifest, images = clean[0].manifest, clean[1]
+    renamed = manifest.assign(**{"class": manifest["class"].map(dict(zip(("cat", "dog"), NAMES, strict=True)))})
+    lighter = manifest.assign(brightness=manifest["brightness"] * 1.6)
+    findings = judged(renamed, images, tmp_path, accepted=lighter, classes=["cow"])
+    assert findings["known_classes"].severity == "critical"
+    assert findings["known_classes"].first == ["cow (no image)", *(f"{name} (not expected)" for name in NAMES)]
+    assert findings["class_names"].first == [repr(name) for name in NAMES]
+    assert [name.split()[0] for name in findings["drift"].first] == ["brightness", "classes"]
     aside = pd.DataFrame({"path": ["cow/1.jpg"], "class": ["cow"], "reason": ["empty"]})
-    assert judged(found.manifest, images, tmp_path, aside)["known_classes"].first == ["cow (no image)"]
-    assert judged(found.manifest, images, tmp_path, classes=["cat", "dog"])["known_classes"].passed
-
-
-def test_what_is_critical_stands_in_the_parameters(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """A warning passes, a critical failure stops with expectation, count and paths."""
-    found, images = clean
-    findings = judged(found.manifest, images, tmp_path, min_side=200)
-    raise_critical(list(findings.values()))
-    assert report(list(findings.values()))["warnings"] == 1
-    findings = judged(found.manifest, images, tmp_path, min_side=200, critical=["side"])
-    with pytest.raises(ValueError, match=r"'sides are at least 200 pixels', at 60 of 60, first: cat/000\.jpg, cat/001"):
-        raise_critical(list(findings.values()))
-
-
-def test_unreadable_files_are_the_ones_that_are_named(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Not the good images beside them."""
-    aside = pd.DataFrame({"path": ["cat/bad.jpg", "dog/bad.jpg"], "class": ["cat", "dog"], "reason": "empty"})
-    with pytest.raises(ValueError, match=r"at 2 of 62, first: cat/bad\.jpg, dog/bad\.jpg"):
-        raise_critical(list(judged(clean[0].manifest, clean[1], tmp_path, aside).values()))
-
-
-def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
-    """With the first reason."""
-    for label in ("a", "b"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        (tmp_path / "images" / label / "1.jpg").write_text("x")
-    found = ingest(Ingest(source="image_folder", root=str(tmp_path / "images")), tmp_path / "images.npy")
-    with pytest.raises(ValueError, match=r"not one image could be read, first a/1\.jpg: it is not an image"):
-        validate(found.manifest, found.quarantine, read_images(tmp_path / "images.npy"), None, Validate(), tmp_path)
-
-
-def test_an_empty_cell_of_the_manifest_is_an_error(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Every column is full, or the manifest is broken."""
-    holed = clean[0].manifest.assign(format=clean[0].manifest["format"].where(clean[0].manifest.index > 0, None))
-    with pytest.raises(ValueError, match="the manifest has empty values in format"):
-        judged(holed, clean[1], tmp_path)
-
-
-def test_drift_from_the_accepted_data_is_a_warning_that_names_the_measure(
-    clean: tuple[Ingested, np.ndarray], tmp_path: Path
-) -> None:
-    """The same data have not moved; darker ones have."""
-    found, images = clean
-    assert judged(found.manifest, images, tmp_path, accepted=found.manifest)["drift"].passed
-    darker = found.manifest.assign(brightness=found.manifest["brightness"] * 0.6)
-    finding = judged(darker, images, tmp_path, accepted=found.manifest)["drift"]
-    assert (finding.passed, finding.severity) == (False, "warning")
-    assert [name.split()[0] for name in finding.first] == ["brightness"]
-    assert "drift" not in judged(found.manifest, images, tmp_path)  # nothing was accepted yet
-
-
-def test_accepting_needs_data_without_critical_failures(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """What was validated last becomes the reference."""
-    artifacts, reference = tmp_path / "artifacts", tmp_path / "reference"
-    with pytest.raises(ValueError, match="run `dvc repro validate` first"):
-        accept(reference, artifacts)
-    for stage in ("ingest", "validate"):
-        (artifacts / stage).mkdir(parents=True)
-    clean[0].manifest.to_parquet(artifacts / "ingest" / "manifest.parquet")
-    for failed in (1, 0):
-        validation = {"critical_failures": failed, "manifest": sha256(artifacts / "ingest" / "manifest.parquet")}
-        (artifacts / "validate" / "validation.json").write_text(json.dumps(validation))
-        if failed:
-            with pytest.raises(ValueError, match="the data fail a critical expectation"):
-                accept(reference, artifacts)
-    accept(reference, artifacts)
-    assert json.loads((reference / "profile.json").read_text())["classes"] == {"cat": 30, "dog": 30}
-    clean[0].manifest.head(50).to_parquet(artifacts / "ingest" / "manifest.parquet")
-    with pytest.raises(ValueError, match=r"manifest\.parquet is newer than .*run `dvc repro validate` first"):
-        accept(reference, artifacts)
-
-
-@pytest.mark.parametrize("content", ["{bad", "{}", '{"images": 3}', "[]"])
-def test_a_damaged_profile_is_named(tmp_path: Path, content: str) -> None:
-    """Not taken for none."""
-    assert read_profile(tmp_path) is None
-    (tmp_path / "profile.json").write_text(content)
-    with pytest.raises(ValueError, match=r"profile\.json is damaged: restore it from git, or delete it"):
-        read_profile(tmp_path)
-
-
-def test_classes_with_look_alike_names_are_a_warning(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """Case, outer spaces, and two ways to write an umlaut."""
-    found, images = clean
-    for one, other in (("Cat", "cat "), ("K\u00e4se", "Ka\u0308se")):
-        renamed = found.manifest.assign(**{"class": found.manifest["class"].map({"cat": one, "dog": other})})
-        finding = judged(renamed, images, tmp_path / one)["class_names"]
-        assert (finding.passed, finding.severity, finding.count) == (False, "warning", 2)
+    assert judged(manifest, images, tmp_path, aside)["known_classes"].first == ["cow (no image)"]
 
 
 def test_many_copies_of_one_file_make_no_outliers_of_the_others(
     clean: tuple[Ingested, np.ndarray], tmp_path: Path
 ) -> None:
-    """The median is that of distinct images."""
-    found, images = clean
     rows = np.array([0] * 100 + list(range(60)))
-    findings = judged(found.manifest.iloc[rows], images[rows], tmp_path)
+    findings = judged(clean[0].manifest.iloc[rows], clean[1][rows], tmp_path)
     assert findings["sharpness_outlier"].count == findings["brightness_outlier"].count == 0
+
+
+def test_what_is_critical_stands_in_the_parameters(
+    clean: tuple[Ingested, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, images = clean
+    critical_or_not: list[list[CheckName]] = [[], ["side"]]
+    warned, failed = (
+        validate(found.manifest, NOTHING, images, None, Validate(min_side=200, critical=critical), tmp_path)
+        for critical in critical_or_not
+    )
+    warned.conclude()
+    assert capsys.readouterr().err.startswith("warning: side: 60 of 60 (cat/000.jpg, ")
+    assert warned.report()["warnings"] == failed.report()["critical_failures"] == 1
+    with pytest.raises(UserError, match=r"side: 60 of 60 \(cat/000\.jpg, .*params\.yaml"):
+        failed.conclude()
+
+
+def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
+    aside = pd.DataFrame({"path": ["a/1.jpg"], "class": ["a"], "reason": ["it is not an image"]})
+    with pytest.raises(UserError, match=r"a/1\.jpg: it is not an image"):
+        validate(NOTHING, aside, np.empty((0, 32, 32, 3), np.uint8), None, Validate(), tmp_path)
+
+
+def test_accepting_needs_data_that_were_validated_without_critical_failures(
+    clean: tuple[Ingested, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(layout.MANIFEST, clean[0].manifest)
+    with pytest.raises(UserError, match="dvc repro validate"):
+        accept()
+    for failures in (1, 0):
+        write_json(layout.VALIDATION, {"critical_failures": failures, "manifest": sha256(layout.MANIFEST)})
+        if failures:
+            with pytest.raises(UserError, match=r"critical .*validation\.json"):
+                accept()
+    assert read_profile() is None
+    accept()
+    assert read_profile() == profile(clean[0].manifest)
+    write_table(layout.MANIFEST, clean[0].manifest.head(50))
+    with pytest.raises(UserError, match=r"manifest\.parquet.*dvc repro validate"):
+        accept()
+
+
+def test_a_damaged_profile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(PROFILE, {})
+    PROFILE.write_text("<<<<<<< HEAD")
+    with pytest.raises(UserError, match=r"profile\.json is damaged"):
+        read_profile()

@@ -9,20 +9,16 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline import layout
 from pipeline.artifacts import write_table
-from pipeline.commands import data
+from pipeline.cli.stages import run_stage
 from tests.conftest import NO_PAIRS, PROJECT
-
-IMAGES, PREPROCESSING = Path("images.npy"), Path("preprocessing.json")
-SPLITS, AUGMENTED = Path("splits.parquet"), Path("augment")
-# What `train` is called with, after the model's name
-INPUTS = [str(path) for path in (IMAGES, PREPROCESSING, SPLITS, AUGMENTED)]
 
 
 def workspace(
     root: Path, images: Path, train: Mapping[str, object], architecture: str = "simple_cnn", policy: str = "digits"
 ) -> Path:
-    """`train`: keys of that section that shall differ from the shipped params.yaml, for the one model `simple_cnn`."""
+    """`train`: keys of that section that should differ from the shipped params.yaml, for the one model `simple_cnn`."""
     root.mkdir(parents=True, exist_ok=True)
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(PROJECT / "params.yaml")
@@ -33,19 +29,14 @@ def workspace(
     params["train"] |= {"precision": "float32", "threads": 1, "device": "cpu", "batch_size": 16, **train}
     yaml.dump(params, root / "params.yaml")
     with chdir(root):
-        data.ingest(IMAGES, Path("manifest.parquet"), Path("quarantine.csv"), PREPROCESSING)
-        write_table(Path("pairs.parquet"), NO_PAIRS)
-        data.split(Path("manifest.parquet"), Path("pairs.parquet"), SPLITS)
-        data.augment(IMAGES, SPLITS, AUGMENTED)
+        write_table(layout.DUPLICATES, NO_PAIRS)
+        for stage in ("ingest", "split", "augment"):
+            run_stage(stage)
     return root
 
 
 def environment(root: Path) -> dict[str, str]:
     """For a process of its own that works in the folder."""
-    return {
-        **os.environ,
-        "PYTHONPATH": str(PROJECT),
-        "OMP_NUM_THREADS": "1",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    uri = f"sqlite:///{root / 'mlflow.db'}"
+    ours = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": uri}
+    return {**os.environ, **ours, "MLFLOW_DISABLE_TELEMETRY": "true"}

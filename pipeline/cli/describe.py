@@ -28,7 +28,7 @@ def describe(
     from pipeline.artifacts import read_table
     from pipeline.networks.architectures import build, learning_rates
 
-    config = load(Path("params.yaml"))
+    config = load()
     architecture, options = _entry(config, model)
     size = config.ingest.image_size
     classes = read_table(layout.SPLITS)["class"].nunique() if layout.SPLITS.exists() else 10

@@ -122,7 +122,7 @@ def _looked_at(images: Path, entries: list[Entry]) -> tuple[int, float]:
 
     from pipeline.artifacts import ImageRows
     from pipeline.decoding import decode
-    from pipeline.inspection.near_duplicates import find_pairs
+    from pipeline.inspection.duplicates import near_pairs
     from pipeline.preprocessing import Preprocessing
 
     sample = random.Random(0).sample(entries, k=min(LOOKED_AT, len(entries)))
@@ -134,7 +134,7 @@ def _looked_at(images: Path, entries: list[Entry]) -> tuple[int, float]:
     _, once = np.unique(block.columns["sha256"], return_index=True)  # copies are not alike by nature
     rows, usual = ImageRows(block.pixels_NHWC, once), Validate()
     hashes = block.columns["phash"][once]
-    pairs = find_pairs(hashes, rows, usual.max_hash_distance, usual.min_similarity, most=len(once))
+    pairs = near_pairs(hashes, rows, usual.max_hash_distance, usual.min_similarity, most=len(once))
     return 128 if side >= 96 else 64 if side >= 48 else 32, 2 * len(pairs) / len(once) ** 2 * len(entries)
 
 

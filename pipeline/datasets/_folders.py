@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -14,8 +13,8 @@ LITTER = {
     *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db:encryptable", "zbthumbnail.info", "network trash folder", "temporary items", "__pycache__"),
 }
-# Files that stand beside images and are none: labels, notes, edits, arrays, the films of live photos, shortcuts, halves
-# of downloads, coordinates of maps, code and networks
+# Files that stand beside images and are none: labels, notes, edits, arrays, films of live photos, shortcuts, halves of
+# downloads, coordinates of maps, code and networks
 SIDECARS = {
     *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
     *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
@@ -25,10 +24,7 @@ SIDECARS = {
 PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"
 TWICE = "a link to a folder that was read already"
-NOT_REGULAR = "not a regular file"  # a FIFO, a socket, a device: opening one can wait for ever
 NOT_TEXT = "its name is not UTF-8: rename it"  # parquet and CSV hold text
-
-Identity = tuple[int, int]  # device and inode: the same whatever links lead there
 
 
 def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
@@ -39,17 +35,11 @@ def kind_of_litter(path: Path | os.DirEntry[str]) -> str:
     if name[0] == ".":
         return "._*" if name.startswith("._") else "hidden"
     kind = name[max(0, name.rfind(".")) :]
-    return kind if kind in SIDECARS and not is_folder(Path(path)) else ""
+    return kind if kind in SIDECARS and not is_folder(path) else ""
 
 
-def listing(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; litter aside. Raises UserError if it cannot be read."""
-    return [folder / entry.name for entry in _scan(folder) if not kind_of_litter(entry)]
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """All that it holds, and what the operating system says of each for nothing: asking for 60,000 files takes a
-    second."""
+def listing(folder: Path) -> list[os.DirEntry[str]]:
+    """All that it holds, sorted; entries know their kind for nothing, and asking for that of 60,000 takes a second."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -57,74 +47,47 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def litter(folder: Path) -> list[Path]:
-    """What `listing` leaves out."""
-    return [folder / entry.name for entry in _scan(folder) if kind_of_litter(entry)]
-
-
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, linked ones too."""
-    return [path for path in listing(folder) if is_folder(path)]
+    """The folders in a folder, linked ones too; litter aside."""
+    return [folder / entry.name for entry in listing(folder) if is_folder(entry) and not kind_of_litter(entry)]
 
 
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder or a link to one; what cannot be asked is left to who opens it, who is told why."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:
-        return False
+def is_folder(path: Path | os.DirEntry[str]) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where permissions are missing
 
 
-def identity(folder: Path) -> Identity:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def lineage(folder: Path) -> frozenset[Identity]:
-    """A folder and all that hold it: a link to one of them, somewhere below, is a loop."""
+def lineage(folder: Path) -> frozenset[Path]:
+    """A folder and all that hold it, without links: a link to one of them, somewhere below, is a loop."""
     real = folder.resolve()
-    return frozenset(identity(path) for path in (real, *real.parents))
+    return frozenset((real, *real.parents))
 
 
-def files(folder: Path, above: frozenset[Identity]) -> list[tuple[Path, str]]:
+def files(folder: Path, above: frozenset[Path]) -> list[tuple[Path, str]]:
     """Every file below a folder, and why it cannot be an image, or "". Links that are not followed stand among them.
 
     `above` is the lineage of what the folder stands in. Links wait until all real folders are read, so that it is
     always the link that is told to be the second way to a folder.
     """
     found: list[tuple[Path, str]] = []
-    entered: set[Identity] = set()
-    real, links = [(folder, above)], list[tuple[Path, frozenset[Identity]]]()
+    entered: set[Path] = set()
+    real, links = [(folder, above)], list[tuple[Path, frozenset[Path]]]()
     while real or links:
         here, above = (real or links).pop(0)
-        me = identity(here)
+        me = here.resolve()
         if me in above or me in entered:
             found.append((here, LOOP if me in above else TWICE))
             continue
         entered.add(me)
         above = above | lineage(here)
-        for entry in _scan(here):
+        for entry in listing(here):
             path = here / entry.name
             if kind_of_litter(entry):
                 found.append((path, PASSED_OVER))
-            elif entry.is_file(follow_symlinks=False):
-                found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
-            elif not is_folder(path):
-                found.append((path, fault(path)))
-            else:
+            elif not entry.is_file(follow_symlinks=False) and is_folder(entry):
                 (links if entry.is_symlink() else real).append((path, above))
+            else:
+                found.append((path, "" if printable(entry.name) == entry.name else NOT_TEXT))
     return found
-
-
-def fault(file: Path) -> str:
-    """Why a file must not be opened or cannot be named, or ""."""
-    if printable(file.name) != file.name:
-        return NOT_TEXT
-    try:
-        regular = stat.S_ISREG(file.stat().st_mode)
-    except OSError:
-        return ""  # a missing file, a link to nothing: who reads it is told why
-    return "" if regular else NOT_REGULAR
 
 
 def printable(name: str) -> str:

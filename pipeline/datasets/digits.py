@@ -15,8 +15,7 @@ from pipeline.datasets import Entry, Found
 def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # 17 levels of ink, 0-16
-    pixels = np.repeat(grey[..., None], 3, axis=3)
-    images = enumerate(zip(pixels, bunch.target, strict=True))
-    return Found([Entry(f"digits/{i:04d}", str(label), "", image) for i, (image, label) in images])
+    scans, digits = load_digits(return_X_y=True)
+    grey = (scans.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)  # 17 levels of ink, 0-16
+    images = enumerate(zip(grey.repeat(3, axis=3), digits, strict=True))
+    return Found([Entry(f"digits/{i:04d}", str(digit), "", image) for i, (image, digit) in images])

@@ -10,42 +10,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets import Entry, Found
-from pipeline.datasets._folders import (
-    LOOP,
-    NOT_TEXT,
-    PASSED_OVER,
-    Identity,
-    files,
-    identity,
-    is_folder,
-    kind_of_litter,
-    lineage,
-    listing,
-    litter,
-    printable,
-    subfolders,
-)
+from pipeline.datasets import _folders as folders
+from pipeline.datasets._folders import LOOP, NOT_TEXT, PASSED_OVER, is_folder, lineage, printable, subfolders
 from pipeline.errors import UserError
 
-SPLITS = {
-    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
-}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test"}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm"}
-LISTED = 10  # names that are written out
 # Words of folders that hold a part of a data set, whatever the classes are; the first tell of what is drawn over images
-DRAWN = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"),
-    *("ground", "truth"),
-}
-PARTS = DRAWN | {
-    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"),
-}
+DRAWN = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "groundtruth", "gt"}
+DRAWN |= {"ground", "truth"}
+PARTS = {"image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "data", "dataset", "set", "imagesets"}
+PARTS |= DRAWN
 IN_DISGUISE = re.compile("|".join(sorted({*SPLITS, "eval", "evaluation", "dev", "holdout"}, key=len, reverse=True)))
 GLUED = PARTS | {"", "x", "y"}  # what may be left of a word that tells of a split: trainset, trainval, xtrain
 
@@ -54,9 +34,9 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     everything = _everything(root)
     entries = [entry for entry in everything if entry.fault != PASSED_OVER]
     notes = _judge_names(root, entries)
-    kinds = Counter(kind_of_litter(root / entry.path) for entry in everything if entry.fault == PASSED_OVER)
-    passed_over = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    return Found(entries, notes + ([f"passed over: {passed_over}"] if kinds else []))
+    if kinds := Counter(folders.kind_of_litter(root / one.path) for one in everything if one.fault == PASSED_OVER):
+        notes.append("passed over: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
+    return Found(entries, notes)
 
 
 def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
@@ -67,33 +47,33 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
             parts = entry.path.split("/")[1 if entry.split else 0 :]
             inside.setdefault(entry.label, set()).update(parts[1:-1][:1])
     shared = {name for name, count in Counter(chain.from_iterable(inside.values())).items() if count > 1}
-    # Below a real train/ a class may be called test; images and masks alone are a segmentation's there, too
-    real = any(entry.split for entry in entries)
+    real = any(entry.split for entry in entries)  # below a real train/ a class may be called test
     splits = [] if real else _splits(inside)
     told = [_told(name) for name in inside]
     if splits or 1 < len(told) == sum(rest == "" and not (real and words - PARTS) for rest, words in told):
-        parts = splits or sorted(inside)
+        wrong = splits or sorted(inside)
         fix = "put the images into train/CLASS/ and test/CLASS/, or give the table of labels"
         if shared:
-            images = max(parts, key=lambda name: "im" in name.lower())  # image, img
+            images = max(wrong, key=lambda name: "im" in name.lower())  # image, img
             fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
             fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
-        said = f"{root}: the classes would be called {_listed(parts)}, which are parts of a data set: {fix}"
+        said = f"{root}: the classes would be called {_listed(wrong)}, which are parts of a data set: {fix}"
         raise UserError(f"{said}; if they are classes indeed, rename them or write a table of labels")
     if splits := _splits(shared):
         raise UserError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
-    if drawn := _listed(name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN):
-        said = f"{root}: the classes have the sub-folders {_listed(shared)}; {drawn} would be learned as images, too"
-        raise UserError(f"{said}: move {drawn} out of {root}, or write a table of labels")
+    if drawn := [name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN]:
+        said = (
+            f"{root}: the classes have the sub-folders {_listed(shared)}; {_listed(drawn)} would be learned as images"
+        )
+        raise UserError(f"{said}: move these out of {root}, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
-    classes, folders = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
-    if len(classes) == 1 < len(folders) and (deepest := os.path.commonpath(folders)):
-        said = f"{root}: all images lie in {deepest}: if its sub-folders are the classes"
-        raise UserError(f"{said}, use {root / deepest} alone")
+    classes, places = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     below = _listed(set().union(*inside.values()))
     if len(classes) == 1 and below:
-        said = f"{root}: all images lie in folders called {_listed(classes)}, whose sub-folders are {below}"
-        raise UserError(f"{said}: if those are the classes, move them up, to train/CLASS/, ...")
+        deepest = os.path.commonpath(places) if len(places) > 1 else ""
+        fix = f"use {root / deepest} alone" if deepest else "move them up, to train/CLASS/, ..."
+        said = f"{root}: all images lie in {deepest or _listed(classes)}, which leads to {below}"
+        raise UserError(f"{said}: if its sub-folders are the classes, {fix}")
     notes = []
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
@@ -112,10 +92,8 @@ def _splits(names: Iterable[str]) -> list[str]:
 
 
 def _told(name: str) -> tuple[str, set[str]]:
-    """What a name says of its images, and its words that tell of a split or a part: cats and train of `train_cats`.
-
-    `trainset` is a word of a split, `contest` and `valley` are none.
-    """
+    """What a name says of its images, and its words that tell of a split or a part: `train_cats`: cats, and train.
+    `trainset` is such a word, `contest` and `valley` are none."""
     words = re.findall(r"[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
     known = {word for word in words if IN_DISGUISE.sub("", word) in GLUED and word not in ("x", "y")}
     return " ".join(word for word in words if word not in known) if words else name, known
@@ -123,81 +101,64 @@ def _told(name: str) -> tuple[str, set[str]]:
 
 def _listed(names: Iterable[str]) -> str:
     several = sorted(names)
-    return ", ".join(several[:LISTED]) + (", ..." if len(several) > LISTED else "")
+    return ", ".join(several if len(several) <= 10 else [*several[:10], "..."])
 
 
 def _everything(root: Path) -> list[Entry]:
-    if not is_folder(root):
-        raise UserError(f"{root} is not a folder: give the folder that holds one sub-folder of images a class")
-    folders = subfolders(root)
-    if not folders:
-        raise UserError(_no_classes(root))
+    if not is_folder(root) or not (parts := subfolders(root)):
+        raise UserError(f"{root} is not a folder with sub-folders: put the images of each class into {root}/CLASS/")
     above = lineage(root)
-    layout = {folder: holds_split(folder, above) for folder in folders}
-    if "train" not in layout.values():
-        if all(layout.values()):
-            raise UserError(f"{root} has {', '.join(f.name for f in folders)} but no train/: add it")
+    # `train` without folders in it is a class of locomotives
+    named = [part for part in parts if part.name.lower() in SPLITS]
+    splits = {part: SPLITS[part.name.lower()] for part in named if part.resolve() not in above and subfolders(part)}
+    if "train" not in splits.values():
+        if len(splits) == len(parts):
+            raise UserError(f"{root} has {', '.join(part.name for part in parts)} but no train/: add it")
         return _classes(root, root, "", above)
-    for split in set(SPLITS.values()):
-        if len(names := [folder.name for folder in folders if layout[folder] == split]) > 1:
-            raise UserError(f"{root} has {' and '.join(names)}, which both mean {split}: keep one of them")
-    entries = _loose(root, root, "")
-    for folder in folders:
-        if identity(folder) in above:
-            entries.append(_entry(root, folder, folder, "", LOOP))
-        elif not _split(folder):
-            raise UserError(f"{folder} stands beside train/ and is neither val nor test: move it away or rename it")
-        elif not layout[folder]:
-            raise UserError(f"{folder} holds no class folder: move its images into {folder.name}/CLASS/")
+    if len(set(splits.values())) < len(splits):
+        raise UserError(f"{root} has {', '.join(part.name for part in splits)}: two of these mean the same, keep one")
+    entries = _beside(root, root, "")
+    for part in parts:
+        if part in splits:
+            entries += _classes(root, part, splits[part], above | lineage(part))
+        elif part.resolve() in above:
+            entries.append(_entry(root, part, part.name, "", LOOP))
         else:
-            entries += _classes(root, folder, _split(folder), above | lineage(folder))
+            raise UserError(
+                f"{part} stands beside train/ and is neither val nor test with class folders: move it away or rename "
+                f"it, or move its images into {part.name}/CLASS/"
+            )
     return entries
 
 
-def holds_split(folder: Path, above: frozenset[Identity]) -> str:
-    """The split whose class folders a folder holds, or "": `train` without folders in it is a class of locomotives."""
-    split = _split(folder)
-    return split if split and identity(folder) not in above and subfolders(folder) else ""
-
-
-def _split(folder: Path) -> str:
-    return SPLITS.get(folder.name.lower(), "")
-
-
-def _classes(root: Path, folder: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
-    entries = []
-    for label in listing(folder):
-        if is_folder(label):
-            entries += _class(root, label, split, above)
-        elif label.is_symlink() and not label.exists():  # perhaps a class: not passed over in silence
-            entries.append(_entry(root, label, label, split, "a link to nothing that is there"))
-    return entries + _loose(root, folder, split)
-
-
-def _loose(root: Path, folder: Path, split: str) -> list[Entry]:
-    """What stands beside the class folders: images, whose class nobody knows, and litter."""
-    images = [path for path in listing(folder) if path.suffix.lower() in IMAGES and path.is_file()]
-    found = [_entry(root, path, path, split, "it lies in no class folder") for path in images]
-    found += [_entry(root, path, path, split, PASSED_OVER) for path in litter(folder)]
-    return [replace(entry, label="") for entry in found]
-
-
-def _class(root: Path, label: Path, split: str, above: frozenset[Identity]) -> list[Entry]:
-    if printable(label.name) != label.name:
-        return [_entry(root, label, label, split, NOT_TEXT)]
-    entries = [_entry(root, file, label, split, fault) for file, fault in files(label, above)]
-    if all(entry.fault == PASSED_OVER for entry in entries):
-        empty = _entry(root, label, label, split, "the class folder holds no image")
-        entries.append(replace(empty, path=f"{empty.path}/"))
+def _classes(root: Path, folder: Path, split: str, above: frozenset[Path]) -> list[Entry]:
+    """What lies in the class folders of a folder, and beside them."""
+    entries = _beside(root, folder, split)
+    for label in subfolders(folder):
+        if printable(label.name) != label.name:
+            entries.append(_entry(root, label, label.name, split, NOT_TEXT))
+            continue
+        inside = [_entry(root, file, label.name, split, fault) for file, fault in folders.files(label, above)]
+        entries += inside
+        if all(entry.fault == PASSED_OVER for entry in inside):
+            entries.append(_entry(root, label, label.name, split, "the class folder holds no image", "/"))
     return entries
 
 
-def _entry(root: Path, file: Path, label: Path, split: str, fault: str) -> Entry:
+def _beside(root: Path, folder: Path, split: str) -> list[Entry]:
+    """What stands beside class folders: images, whose class nobody knows, litter, and links to what may be a class."""
+    found = []
+    for entry in folders.listing(folder):
+        path = folder / entry.name
+        if folders.kind_of_litter(entry):
+            found.append(_entry(root, path, "", split, PASSED_OVER))
+        elif entry.is_symlink() and not path.exists():
+            found.append(_entry(root, path, path.name, split, "a link to nothing that is there"))
+        elif path.suffix.lower() in IMAGES and path.is_file():
+            found.append(_entry(root, path, "", split, "it lies in no class folder"))
+    return found
+
+
+def _entry(root: Path, file: Path, label: str, split: str, fault: str, end: str = "") -> Entry:
     path = file.as_posix().removeprefix(root.as_posix()).lstrip("/")  # relative_to takes ten times as long
-    return Entry(printable(path), printable(label.name), split, file, fault=fault)
-
-
-def _no_classes(root: Path) -> str:
-    if any(path.suffix.lower() in IMAGES for path in listing(root)):
-        return f"{root} holds images but no class folders: put them into one folder per class, {root}/CLASS/"
-    return f"{root} holds no sub-folder: put the images of each class into a folder named after it"
+    return Entry(printable(path) + end, printable(label), split, file, fault=fault)

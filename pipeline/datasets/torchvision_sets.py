@@ -6,10 +6,9 @@ The files are described at https://docs.pytorch.org/vision/stable/datasets.html#
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,55 +17,28 @@ from pipeline.errors import UserError
 
 BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
+AS_FILES = {split: {"split": split, "loader": Path} for split in ("train", "val", "test")}
+IDX = [f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
-@dataclass(frozen=True)
-class Official:
-    """A class of torchvision.datasets: what it is asked for each official split, and the files and MD5s it needs.
-
-    `by_number`: labels are the numbers of the classes, which are digits. Loaders of image files are asked for paths.
-    """
+class Official(NamedTuple):
+    """A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads."""
 
     loader: str
     splits: dict[str, dict[str, Any]]
-    files: Callable[[Any], list[tuple[str, str]]]
-    by_number: bool = False
-
-
-def _one_archive(loader: Any) -> list[tuple[str, str]]:
-    return [(loader.filename, loader.tgz_md5)]
-
-
-def _mnist_files(loader: Any) -> list[tuple[str, str]]:
-    return [(f"{loader.__name__}/raw/{name}", md5) for name, md5 in loader.resources]
-
-
-def _svhn_files(loader: Any) -> list[tuple[str, str]]:
-    return [(name, md5) for split, (_, name, md5) in loader.split_list.items() if split != "extra"]
-
-
-def _eurosat_files(loader: Any) -> list[tuple[str, str]]:
-    return [("eurosat/EuroSAT.zip", "c8fa014336c82ac7804f0398fcb19387")]
-
-
-def _flowers_files(loader: Any) -> list[tuple[str, str]]:
-    return [
-        ("flowers-102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
-        ("flowers-102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
-        ("flowers-102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
-    ]
+    files: list[str]
 
 
 SETS = {
-    "cifar10": Official("CIFAR10", BY_FLAG, _one_archive),
-    "cifar100": Official("CIFAR100", BY_FLAG, _one_archive),
-    "fashion_mnist": Official("FashionMNIST", BY_FLAG, _mnist_files),
-    "mnist": Official("MNIST", BY_FLAG, _mnist_files, by_number=True),
-    "svhn": Official("SVHN", BY_NAME, _svhn_files, by_number=True),
-    "stl10": Official("STL10", BY_NAME, _one_archive),
-    "eurosat": Official("EuroSAT", {"": {"loader": Path}}, _eurosat_files),
+    "cifar10": Official("CIFAR10", BY_FLAG, ["cifar-10-python.tar.gz"]),
+    "cifar100": Official("CIFAR100", BY_FLAG, ["cifar-100-python.tar.gz"]),
+    "fashion_mnist": Official("FashionMNIST", BY_FLAG, [f"FashionMNIST/{file}" for file in IDX]),
+    "mnist": Official("MNIST", BY_FLAG, [f"MNIST/{file}" for file in IDX]),
+    "svhn": Official("SVHN", BY_NAME, ["train_32x32.mat", "test_32x32.mat"]),
+    "stl10": Official("STL10", BY_NAME, ["stl10_binary.tar.gz"]),
+    "eurosat": Official("EuroSAT", {"": {"loader": Path}}, ["eurosat/EuroSAT.zip"]),
     "flowers102": Official(
-        "Flowers102", {split: {"split": split, "loader": Path} for split in ("train", "val", "test")}, _flowers_files
+        "Flowers102", AS_FILES, [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
     ),
 }
 NAMES = tuple(SETS)
@@ -75,39 +47,33 @@ NAMES = tuple(SETS)
 def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     import torchvision.datasets
 
-    official = SETS[source]
-    loader = getattr(torchvision.datasets, official.loader)
-    files = official.files(loader)
-    for name, _ in files:  # unpacked beside links: `root` is a dependency of the stage, and only the downloads stay
-        if (root / name).exists():
-            _parent(scratch / name).symlink_to((root / name).resolve())
+    name, splits, files = SETS[source]
+    # Unpacked beside links: `root` is a dependency of the stage, and only the downloads stay
+    for file in files:
+        (scratch / file).parent.mkdir(parents=True, exist_ok=True)
+        if (root / file).exists():
+            (scratch / file).symlink_to((root / file).resolve())
     try:
-        found = {split: loader(scratch, download=True, **told) for split, told in official.splits.items()}
+        found = {s: getattr(torchvision.datasets, name)(scratch, download=True, **asked) for s, asked in splits.items()}
     # The last two are what a file in a wrong format makes of the loaders
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        wanted = ", ".join(f"{name} (MD5 {md5})" for name, md5 in files)
         raise UserError(
             f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
-            f"connect to the network, or put {wanted} into {root} by hand"
+            f"connect to the network, or put {', '.join(files)} into {root} by hand"
         ) from None
-    for name, _ in files:
-        if not (scratch / name).is_symlink():
-            shutil.copy(scratch / name, _parent(root / name))
-    return Found([e for split, images in found.items() for e in _entries(official, scratch, split, images)])
+    for file in files:
+        if not (scratch / file).is_symlink():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(scratch / file, root / file)
+    return Found([entry for split, images in found.items() for entry in _entries(scratch, split, images)])
 
 
-def _parent(file: Path) -> Path:
-    """The same file, after its folder was made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
-
-
-def _entries(official: Official, scratch: Path, split: str, images: Any) -> Iterator[Entry]:
+def _entries(scratch: Path, split: str, images: Any) -> Iterator[Entry]:
     """Of one split. Images are files, or PIL's, whose grey is repeated in red, green and blue."""
-    names = None if official.by_number else getattr(images, "classes", None)
+    names = getattr(images, "classes", None)
     for i in range(len(images)):
         content, number = images[i]
-        label = names[number] if names else str(number)
+        label = names[number].split(" - ")[0] if names else str(number)  # MNIST's "0 - zero"
         if isinstance(content, Path):
             yield Entry(content.relative_to(scratch).as_posix(), label, split, content)
         else:

@@ -7,15 +7,17 @@ small data sets from being accused by chance.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
-from pipeline.artifacts import PROFILE, read_json
+from pipeline import layout
+from pipeline.artifacts import read_json
 from pipeline.errors import UserError
 
+PROFILE = layout.REFERENCE / "profile.json"
 MEASURES = ("brightness", "contrast", "sharpness", "colourfulness", "width", "height")
 BINS = 10
 CHANCE = 0.001  # a shift that is at least this likely by chance is none: several measures are looked at
@@ -23,33 +25,25 @@ PSEUDO = 0.5  # is added to every count, so that a bin that happens to be empty 
 
 
 def profile(manifest: pd.DataFrame) -> dict[str, Any]:
-    """What is kept of an accepted data set: number of images, images per class, deciles of each measure and counts."""
+    """profile.json: the number of images, images per class, deciles of each measure and the counts between them."""
     measures = {}
     for name in MEASURES:
         values = manifest[name].to_numpy(dtype=np.float64)
         edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
         measures[name] = {"edges": edges.tolist(), "counts": _counts(values, edges).tolist()}
-    return {
-        "images": len(manifest),
-        "classes": manifest["class"].value_counts().sort_index().to_dict(),
-        "measures": measures,
-    }
+    classes = manifest["class"].value_counts().sort_index().to_dict()
+    return {"images": len(manifest), "classes": classes, "measures": measures}
 
 
-def read_profile(folder: Path) -> dict[str, Any] | None:
-    """The accepted data set's profile in a folder; None where there is none. Raises UserError if it is damaged."""
-    path = folder / PROFILE
-    if not path.exists():
+def read_profile() -> dict[str, Any] | None:
+    """The accepted data set's; None where none was accepted. Raises UserError if the file is damaged."""
+    if not PROFILE.exists():
         return None
     try:
-        content: dict[str, Any] = read_json(path)
-        whole = content.keys() >= {"images", "classes", "measures"} and content["measures"].keys() == set(MEASURES)
-    except (ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{path} is damaged: restore it from git, or delete it and run `python -m pipeline accept` anew"
-        )
+        content: dict[str, Any] = read_json(PROFILE)
+    except ValueError:
+        fix = "restore it from git, or delete it and run `python -m pipeline accept` anew"
+        raise UserError(f"{PROFILE} is damaged: {fix}") from None
     return content
 
 
@@ -57,12 +51,10 @@ def drift(accepted: dict[str, Any], manifest: pd.DataFrame) -> dict[str, float]:
     """PSI of each measure and of the classes; 0 where the difference may be chance."""
     shifts = {}
     for name, known in accepted["measures"].items():
-        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.asarray(known["edges"]))
-        shifts[name] = _psi(np.asarray(known["counts"]), now)
-    classes = sorted({*accepted["classes"], *manifest["class"]})
-    before = np.array([accepted["classes"].get(name, 0) for name in classes])
-    shifts["classes"] = _psi(before, manifest["class"].value_counts().reindex(classes, fill_value=0).to_numpy())
-    return shifts
+        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.array(known["edges"]))
+        shifts[name] = _psi(np.array(known["counts"]), now)
+    classes = pd.DataFrame({"before": accepted["classes"], "now": manifest["class"].value_counts()}).fillna(0)
+    return shifts | {"classes": _psi(classes["before"].to_numpy(), classes["now"].to_numpy())}
 
 
 def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -70,8 +62,6 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _psi(before: np.ndarray, now: np.ndarray) -> float:
-    from scipy.stats import chi2
-
     before, now = before + PSEUDO, now + PSEUDO
     p, q = before / before.sum(), now / now.sum()
     psi = float(((q - p) * np.log(q / p)).sum())

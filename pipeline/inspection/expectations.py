@@ -1,121 +1,73 @@
-"""Tables judged by Great Expectations: one suite a table, Data Docs (HTML) of all of them.
-
-Source of the terms: https://docs.greatexpectations.io (expectations, severity, Data Docs).
-"""
+"""Tables judged by Great Expectations: one suite a table, Data Docs (HTML) of all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import great_expectations as gx
 import pandas as pd
-
-from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from great_expectations import ValidationDefinition
-    from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
-    from great_expectations.expectations.expectation import Expectation
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
+from great_expectations.expectations.metadata_types import FailureSeverity
 
 # Data Docs file their pages under the time of the run; a fixed one keeps DVC's outputs comparable
-RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+RUN_ID = RunIdentifier(run_name="validate", run_time=datetime(2000, 1, 1, tzinfo=UTC))
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """One expectation on one column: name, sentence for people, bounds, and the share of rows that may miss them."""
+    """What is asked of the column `name`: a sentence, both bounds, and the share of rows that may lie outside.
+
+    `wording` may hold {minimum} and {maximum}.
+    """
 
     name: str
-    says: str
-    column: str
-    severity: str
-    minimum: float | None = None
-    maximum: float | None = None
+    wording: str
+    minimum: float = -inf
+    maximum: float = inf
     tolerated: float = 0.0
 
+    @property
+    def says(self) -> str:
+        return self.wording.format(minimum=self.minimum, maximum=self.maximum)
+
     def missed_by(self, table: pd.DataFrame) -> pd.Series:
-        """True where a row lies outside."""
-        values = table[self.column]
-        outside = pd.Series(False, index=table.index)
-        if self.minimum is not None:
-            outside |= values < self.minimum
-        if self.maximum is not None:
-            outside |= values > self.maximum
-        return outside
+        return ~table[self.name].between(self.minimum, self.maximum)
 
 
-def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], not_null: list[str], docs: Path) -> dict[str, bool]:
-    """The verdict on each expectation, by its name; `not_null` are columns of the first table that must be full.
-
-    Raises UserError where they are not.
-    """
-    import great_expectations as gx
-    from great_expectations.core.run_identifier import RunIdentifier
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
+def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: Sequence[str], docs: Path) -> dict[str, bool]:
+    """Whether each of the bounds holds, by its name. `docs` is the folder that Data Docs are written to."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    context.add_data_docs_site(
-        "docs",
-        {
-            "class_name": "SiteBuilder",
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())},
-        },
-    )
-    full = not_null
+    site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
+    context.add_data_docs_site("docs", {**site, "store_backend": store})  # type: ignore[typeddict-item]
     verdicts: dict[str, bool] = {}
     for name, (table, bounds) in tables.items():
-        suite = [_between(bound) for bound in bounds] + [_not_null(column) for column in full]
-        definition = _definition(context, name, suite)
-        checkpoint = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition]))
-        result = checkpoint.run(
-            batch_parameters={"dataframe": table}, run_id=RunIdentifier(run_name="validate", run_time=RUN_TIME)
+        suite = context.suites.add(gx.ExpectationSuite(name=name))
+        for bound in bounds:
+            low, high = (value if isfinite(value) else None for value in (bound.minimum, bound.maximum))
+            severity = FailureSeverity("critical" if bound.name in critical else "warning")
+            suite.add_expectation(
+                ExpectColumnValuesToBeBetween(
+                    column=bound.name, min_value=low, max_value=high, mostly=1 - bound.tolerated, severity=severity,
+                    notes=bound.says,
+                )
+            )  # fmt: skip
+        asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+        definition = gx.ValidationDefinition(
+            name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
         )
-        (run,) = result.run_results.values()
+        definition = context.validation_definitions.add(definition)
+        checkpoint = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition]))
+        (run,) = checkpoint.run(batch_parameters={"dataframe": table}, run_id=RUN_ID).run_results.values()
         for outcome in run.results:
-            assert outcome.expectation_config is not None and outcome.expectation_config.meta is not None
-            verdicts[outcome.expectation_config.meta["name"]] = bool(outcome.success)
-        full = []
+            assert outcome.expectation_config is not None
+            verdicts[outcome.expectation_config.kwargs["column"]] = bool(outcome.success)
     context.build_data_docs()
-    empty = [column for column in not_null if not verdicts.pop(f"{column} is there")]
-    if empty:
-        raise UserError(f"the manifest has empty values in {', '.join(empty)}: run `dvc repro --force ingest`")
     return verdicts
-
-
-def _definition(context: EphemeralDataContext, name: str, suite: list[Expectation]) -> ValidationDefinition:
-    import great_expectations as gx
-
-    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("all")
-    expectations = context.suites.add(gx.ExpectationSuite(name=name))
-    for expectation in suite:
-        expectations.add_expectation(expectation)
-    return context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=expectations))
-
-
-def _between(bound: Bounds) -> Expectation:
-    from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    return ExpectColumnValuesToBeBetween(
-        column=bound.column,
-        min_value=bound.minimum,
-        max_value=bound.maximum,
-        mostly=1 - bound.tolerated,
-        severity=FailureSeverity(bound.severity),
-        notes=bound.says,
-        meta={"name": bound.name},
-    )
-
-
-def _not_null(column: str) -> Expectation:
-    from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    return ExpectColumnValuesToNotBeNull(
-        column=column, severity=FailureSeverity.CRITICAL, meta={"name": f"{column} is there"}
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from pipeline.errors import UserError
 
@@ -24,25 +27,36 @@ class Finding:
     first: list[str]
     rows: list[int] = field(default_factory=list)
 
-
-def report(findings: list[Finding]) -> dict[str, Any]:
-    """validation.json"""
-    failed = [finding for finding in findings if not finding.passed]
-    return {
-        "passed": not failed,
-        "critical_failures": sum(finding.severity == "critical" for finding in failed),
-        "warnings": sum(finding.severity == "warning" for finding in failed),
-        "findings": [{k: v for k, v in asdict(finding).items() if k != "rows"} for finding in findings],
-    }
+    def __str__(self) -> str:
+        named = ", ".join(self.first) + (", ..." if self.count > len(self.first) else "")
+        return f"{self.check}: {self.count:,} of {self.of:,} ({named}); wanted: {self.says}"
 
 
-def raise_critical(findings: list[Finding]) -> None:
-    """Raises UserError with the first critical failure: the expectation, the count and the first paths."""
-    failed = [finding for finding in findings if not finding.passed and finding.severity == "critical"]
-    if failed:
-        first = failed[0]
-        others = f" (and {len(failed) - 1} more critical failures)" if len(failed) > 1 else ""
-        raise UserError(
-            f"the data fail a critical expectation, {first.says!r}, at {first.count:,} of {first.of:,}, first: "
-            f"{', '.join(first.first)}{others}: mend the data, or the thresholds under `validate` in params.yaml"
-        )
+@dataclass(frozen=True)
+class Validation:
+    """`images` is the manifest with what was compared across rows; `pairs` are copies and near-duplicates."""
+
+    findings: list[Finding]
+    images: pd.DataFrame
+    pairs: pd.DataFrame
+
+    def report(self) -> dict[str, Any]:
+        """validation.json"""
+        failed = [finding.severity for finding in self.findings if not finding.passed]
+        return {
+            "passed": not failed,
+            "critical_failures": failed.count("critical"),
+            "warnings": failed.count("warning"),
+            "findings": [{k: v for k, v in asdict(finding).items() if k != "rows"} for finding in self.findings],
+        }
+
+    def conclude(self) -> None:
+        """Prints a line for each check that failed. Raises UserError with the first of them that is critical."""
+        failed = sorted((finding for finding in self.findings if not finding.passed), key=lambda found: found.severity)
+        for finding in failed:
+            print(f"{finding.severity}: {finding}", file=sys.stderr)
+        if failed and failed[0].severity == "critical":
+            raise UserError(
+                f"the data fail a critical check, {failed[0]}: fix the data, or the thresholds under `validate` in "
+                f"params.yaml"
+            )

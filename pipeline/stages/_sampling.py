@@ -1,4 +1,4 @@
-"""Which groups and single images come to one side of the split, so that it looks like the whole. Part of `split`."""
+"""Which groups and single images come to one side of the split, so that it looks like the whole."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def sample(sizes: np.ndarray, missing: np.ndarray, owed: np.ndarray, draw: np.ra
 
     `missing` need not be whole. Each group has the same chance, as large as the share that is missing, whatever its
     size, as far as single images can then make the count of every class right to an image. `owed` units of each class
-    stay for other sides, which
-    have none of it yet.
+    stay for other sides, which have none of it yet.
     """
     count = sizes.sum(axis=1)
     chosen = np.zeros(len(sizes), dtype=bool)
@@ -61,9 +60,8 @@ def _of_part(
     chance = _flight(sizes[:, np.argsort(-total, kind="stable")[:BALANCED]].T, chance, draw)
     chosen, unsure = chance == 1, np.flatnonzero((chance > 0) & (chance < 1))
     added = (np.arange(2 ** len(unsure))[:, None] >> np.arange(len(unsure)) & 1).astype(bool)
-    wrong = fill(
-        sizes[chosen].sum(axis=0) + added @ sizes[unsure], present[chosen].sum(axis=0) + added @ present[unsure]
-    )[1]
+    images, groups = sizes[chosen].sum(axis=0), present[chosen].sum(axis=0)
+    wrong = fill(images + added @ sizes[unsure], groups + added @ present[unsure])[1]
     likely = np.where(added, chance[unsure], 1 - chance[unsure]).prod(axis=1) * (wrong <= wrong.min() + CERTAIN)
     chosen[unsure] = added[draw.choice(len(added), p=likely / likely.sum())]
     while len(sizes):  # where that does not suffice, one group more or less

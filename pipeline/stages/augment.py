@@ -1,50 +1,49 @@
 """`augment`: what training needs to know of the training split: statistics, balance, policy, and a preview.
 
-Nothing is stored augmented: augmentation happens on whole batches while training (see training/augmentation.py), and
+Nothing is stored augmented: augmentation happens on whole batches while training (see pipeline/augmentation/), and
 stored augmented copies were measured to do harm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pipeline.artifacts import Dataset
+from pipeline import layout
+from pipeline.artifacts import Dataset, read_dataset, write_json, write_table
 from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.mixup import Mixer
 from pipeline.augmentation.policy import Policy, resolve
-from pipeline.config import Augment
-from pipeline.evaluation.plots import augmentation_preview, label
-from pipeline.training.balance import Balance, balanced
+from pipeline.config import Params
+from pipeline.evaluation.plots import augmentation_preview, label, save
+from pipeline.training.balance import balanced
 
-BLOCK = 4096
+BLOCK = 4096  # images that are counted at once
 VERSIONS, MOST_CLASSES = 10, 12
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, 0-1 scale
 
 
-@dataclass(frozen=True)
-class Augmented:
-    """`mean`, `std`: per channel, 0-1 scale. All of it is of the training split alone."""
-
-    policy: Policy
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    balance: Balance
-    preview: Figure
-
-
-def augment(dataset: Dataset, config: Augment) -> Augmented:
-    policy = resolve(config.policy, config.overrides)
+def run(config: Params) -> list[str]:
+    """All that is written is of the training split alone."""
+    asked, dataset = config.augment, read_dataset()
     rows = dataset.rows("train")
-    mean, std = statistics(dataset.images_NHWC, rows)
-    balance = balanced(rows, dataset.labels[rows], dataset.class_names, config.balance, config.seed)
-    return Augmented(policy, mean, std, balance, _preview(dataset, rows, policy, mean, std, config))
+    policy = resolve(asked.policy, asked.overrides)
+    statistics = channel_statistics(dataset.images_NHWC, rows)
+    balance = balanced(rows, dataset.labels[rows], dataset.class_names, asked.balance, asked.seed)
+    weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
+    knobs = dict(policy)
+    write_json(layout.POLICY, {"policy": knobs, **weighing})
+    write_json(layout.NORM_STATS, dict(zip(("mean", "std"), statistics, strict=True)))
+    write_table(layout.SAMPLE_INDEX, balance.sample_index)
+    on = ", ".join(name if value is True else f"{name} {value:g}" for name, value in knobs.items() if value)
+    title = f"Policy {asked.policy}: {on or 'nothing is changed'}"
+    save(preview(dataset, policy, statistics, title, asked.seed), layout.PREVIEW)
+    return [title.lower(), f"balance {asked.balance}"]
 
 
-def statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel on the 0-1 scale, in blocks: exact, from counts of the 256 levels."""
+def channel_statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> Statistics:
+    """In blocks: exact, from counts of the 256 levels."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for start in range(0, len(rows), BLOCK):
         block = images_NHWC[rows[start : start + BLOCK]]
@@ -59,33 +58,21 @@ def statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, 
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
-def _preview(
-    dataset: Dataset,
-    rows: np.ndarray,
-    policy: Policy,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    config: Augment,
-) -> Figure:
-    """The first image of each class, and versions of it as training would see them."""
-    cpu, labels = torch.device("cpu"), dataset.labels[rows]
-    shown = np.arange(len(dataset.class_names))[:MOST_CLASSES]
-    originals = dataset.images_NHWC[[rows[labels == label][0] for label in shown]]
+def preview(dataset: Dataset, policy: Policy, statistics: Statistics, title: str, seed: int) -> Figure:
+    """The first training image of each class, and versions of it as training would see them."""
+    cpu, names, (mean, std) = torch.device("cpu"), list(dataset.class_names[:MOST_CLASSES]), statistics
+    pictures_NHWC, labels = dataset.of("train")
+    originals = pictures_NHWC[np.array([np.flatnonzero(labels == own)[0] for own in range(len(names))])]
     # One batch, so that images of different classes mix
     batch = torch.from_numpy(originals).repeat_interleave(VERSIONS, dim=0)
-    images = Augmenter(policy, mean, std, cpu, config.seed)(batch)
-    sure = torch.eye(len(shown)).repeat_interleave(VERSIONS, dim=0)
-    images, targets = Mixer(policy, cpu, config.seed + 1)(images, sure)
+    images = Augmenter(policy, mean, std, cpu, seed)(batch)
+    images, targets = Mixer(policy, cpu, seed + 1)(images, torch.eye(len(names)).repeat_interleave(VERSIONS, dim=0))
     # Normalized, because what is blanked takes the mean colour; and back, to be looked at
     versions_NHWC = (images.permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
-    versions = versions_NHWC.unflatten(0, (len(shown), VERSIONS)).numpy()
-    names = list(dataset.class_names[:MOST_CLASSES])
-    parts = targets.unflatten(0, (len(shown), VERSIONS)).numpy()
+    versions, parts = (made.unflatten(0, (len(names), VERSIONS)).numpy() for made in (versions_NHWC, targets))
     captions = [[_mixed_in(part, own, names) for part in row] for own, row in enumerate(parts)]
-    knobs = [name if value is True else f"{name} {value:g}" for name, value in policy if value]
-    more = len(dataset.class_names) - MOST_CLASSES
-    suffix = f" (the first {MOST_CLASSES} of {len(dataset.class_names)} classes)" if more > 0 else ""
-    title = f"Policy {config.policy}{suffix}: {', '.join(knobs) or 'nothing is changed'}"
+    if len(names) < len(dataset.class_names):
+        title = f"{title} (the first {len(names)} of {len(dataset.class_names)} classes)"
     return augmentation_preview(names, originals, versions, captions, title)
 
 

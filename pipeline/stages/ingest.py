@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.artifacts import ImageArrayWriter
+from pipeline import layout
+from pipeline.artifacts import ImageArrayWriter, unreadable, write_json, write_table
 from pipeline.bit_depth import UNDECIDED, WIDEST, whites
-from pipeline.config import Ingest
+from pipeline.config import Ingest, Params
 from pipeline.datasets import Entry, find
-from pipeline.decoding import Block, decode
+from pipeline.decoding import FOUND, Block, decode
+from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
 BLOCK = 256  # images that travel between processes at once, at most
@@ -31,14 +33,33 @@ AHEAD = 2  # blocks a worker that may wait: more would only fill the memory
 
 @dataclass(frozen=True)
 class Ingested:
-    """`manifest`: a row per image, in the order of the array. `quarantine`: path, class and reason of the others and of
-    class folders without images. `notes`: what people should know of the source. `preprocessing`: the configured one,
-    with what was found to be white."""
+    """`manifest`: a row per image, in the array's order. `quarantine`: path, class and reason of the others and of
+    class folders without images. `notes`: sentences for people. `preprocessing`: as configured, with what is white."""
 
     manifest: pd.DataFrame
     quarantine: pd.DataFrame
     notes: list[str]
     preprocessing: Preprocessing
+
+
+def run(config: Params) -> list[str]:
+    found = ingest(config.ingest, layout.IMAGES)
+    write_table(layout.MANIFEST, found.manifest)
+    write_table(layout.QUARANTINE, found.quarantine)
+    write_json(layout.PREPROCESSING, found.preprocessing.record())
+    for note in found.notes:
+        print(f"note: {note}")
+    images, aside = len(found.manifest), unreadable(found.quarantine)
+    if len(aside):
+        first = aside.iloc[0]
+        said = (
+            f"{len(aside):,} of {len(aside) + images:,} files cannot be used, first "
+            f"{Path(config.ingest.root) / first['path']}: {first['reason']} (all of them: {layout.QUARANTINE})"
+        )
+        if config.ingest.strict:
+            raise UserError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
+        print(f"warning: {said}", file=sys.stderr)
+    return [f"{images:,} images", f"{found.manifest['class'].nunique()} classes", f"{len(aside):,} set aside"]
 
 
 def preprocessing_of(config: Ingest) -> Preprocessing:
@@ -49,40 +70,45 @@ def preprocessing_of(config: Ingest) -> Preprocessing:
 def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
 
-    The manifest's columns: those of `pipeline.decoding.FOUND` and of `pipeline.inspection.measures.measure`. Memory is
-    bounded by a few blocks, but for the manifest itself. What is white in images of more than 8 bits, and which of them
-    are on another scale, is known when all are decoded: all are then decoded again, unless all 16 bits are used.
+    Its columns: those of `decoding.FOUND` and of `inspection.measures.measure`. Memory is bounded by a few blocks, but
+    for the manifest. What is white in images of more than 8 bits, and which of them are on another scale, is known when
+    all are decoded: all are then decoded again, unless all 16 bits are used.
     """
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
     with (
         tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
-        _pool(workers, prepared) as pool,
+        # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
+        ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else ThreadPoolExecutor(1) as pool,
     ):
+        for _ in range(workers):  # they import what they need while the source is searched
+            pool.submit(decode, [], prepared)
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
-        entries = source.entries
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
-        jobs = [entries[i : i + step] for i in range(0, len(entries), step)]
+        jobs = [source.entries[i : i + step] for i in range(0, len(source.entries), step)]
         blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, workers)
         white, misfits = whites([peak for block in blocks for peak in block.peaks])
         prepared = replace(prepared, white=white)
         if misfits or set(white.values()) - {WIDEST}:
-            judged = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
-            blocks = _written(judged, prepared, images, pool, workers)
-    notes = [*source.notes, *prepared.decided()]
+            jobs = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
+            blocks = _written(jobs, prepared, images, pool, workers)
+    notes = [*source.notes, *(f"white is {value:,} in {kind} images" for kind, value in sorted(white.items()))]
     notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
-    table = pd.DataFrame([row for block in blocks for row in block.quarantined], columns=["path", "class", "reason"])
-    return Ingested(_joined([block.columns for block in blocks]), table, notes, prepared)
+    quarantine = pd.DataFrame(chain(*(block.quarantined for block in blocks)), columns=["path", "class", "reason"])
+    columns = {name: [block.columns[name] for block in blocks] for name in blocks[0].columns}
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items() if isinstance(parts[0], np.ndarray)}
+    manifest = pd.DataFrame({name: list(chain(*columns[name])) for name in FOUND} | arrays)
+    return Ingested(manifest, quarantine, notes, prepared)
 
 
 def _written(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: ProcessPoolExecutor, workers: int
+    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: Executor, workers: int
 ) -> list[Block]:
     """All blocks without their pixels, which go to `images`."""
-    blocks, total = [], sum(map(len, jobs))
+    blocks = []
     with (
         ImageArrayWriter(images, preprocessing.size) as writer,
-        tqdm(total=total, desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
+        tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
     ):
         for block in _decoded(jobs, preprocessing, pool, workers):
             writer.append(block.pixels_NHWC)
@@ -91,31 +117,8 @@ def _written(
     return blocks
 
 
-def _joined(blocks: list[dict[str, Any]]) -> pd.DataFrame:
-    """One table of the columns of all blocks."""
-    table = {}
-    for name, first in blocks[0].items():
-        parts = [block[name] for block in blocks]
-        table[name] = np.concatenate(parts) if isinstance(first, np.ndarray) else list(chain.from_iterable(parts))
-    return pd.DataFrame(table)
-
-
-def _pool(workers: int, preprocessing: Preprocessing) -> ProcessPoolExecutor:
-    """Processes that start, and import what they need, while the source is searched."""
-    # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    for _ in range(workers if workers > 1 else 0):
-        pool.submit(decode, [], preprocessing)
-    return pool
-
-
-def _decoded(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, pool: ProcessPoolExecutor, workers: int
-) -> Iterator[Block]:
+def _decoded(jobs: list[list[Entry]], preprocessing: Preprocessing, pool: Executor, workers: int) -> Iterator[Block]:
     """Blocks in the order of `jobs`, whatever the number of processes."""
-    if workers == 1:
-        yield from (decode(job, preprocessing) for job in jobs)
-        return
     waiting: deque[Future[Block]] = deque()
     for job in jobs:
         waiting.append(pool.submit(decode, job, preprocessing))

@@ -2,80 +2,88 @@
 
 What is alike (copies, near-duplicates, images of one patient or video) is one group. Every split should look like the
 whole: groups of all sizes have the same chance to come to a side, by a draw that depends on the seed and on the content
-alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are. No
-rule without a memory could do both: keep the old ones still and every share exact.
+alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are: no
+rule without a memory keeps both the old ones still and every share exact.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.artifacts import LEFT_OUT
-from pipeline.config import Split
+from pipeline import layout
+from pipeline.artifacts import LEFT_OUT, SPLITS, read_table, write_table
+from pipeline.config import Params, Split
 from pipeline.errors import UserError
 from pipeline.stages._sampling import sample
 
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
 
+def run(config: Params) -> list[str]:
+    """Images that an earlier run has split stay where they are."""
+    earlier = read_table(layout.SPLITS) if layout.SPLITS.exists() else None
+    table = split(read_table(layout.MANIFEST), read_table(layout.DUPLICATES), earlier, config.split)
+    write_table(layout.SPLITS, table)
+    return [f"{(table['split'] == name).sum():,} {name}" for name in (*SPLITS, LEFT_OUT)]
+
+
 def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | None, config: Split) -> pd.DataFrame:
     """A row per row of the manifest: path, class, sha256, split, fold (-1: none), and the numbers of its group and of
     all that is `alike`, ties by images that are left out included.
 
-    `pairs` are what `validate` found alike; `earlier` is the table of an earlier run, which counts where it was made by
-    the same rules. `split` is train, val, test or left_out. A split of the source's own is kept if
+    `pairs` are the duplicates that `validate` found; `earlier` is the table of an earlier run, which counts where it
+    was made by the same rules. `split` is train, val, test or left_out. A split of the source's own is kept if
     `keep_source_splits`; the shares are of what is cut. Raises UserError naming a class that is too small.
     """
-    own = manifest["source_split"].to_numpy(dtype=object)
-    kept = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
-    rules = _rules(manifest, pairs, config)
-    settled = np.where(kept != "", kept, _remembered(manifest, earlier, rules))
-    group = groups(manifest, pairs, config.group_pattern)
-    shares, rest = _shares(config, set(kept))
+    classes, own = manifest["class"], manifest["source_split"].to_numpy(dtype=object)
+    fixed = np.where(np.isin(own, ["val", "test"]) & config.keep_source_splits, own, "")
+    # What would make another split, and what makes groups (the attrs of `pairs` are the bounds of `validate`): by
+    # stricter rules old sides would leak. Which of the folds validates makes no other split
+    ties = {"near_duplicates": pairs.attrs, "group_column": bool((manifest["group"] != "").any())}
+    rules = json.dumps(config.model_dump(exclude={"fold"}) | ties, sort_keys=True)
+    settled = np.where(fixed != "", fixed, _remembered(manifest, earlier, rules))
+    alike = groups(manifest, pairs, config.group_pattern)
+    shares, rest = _shares(config, set(fixed))
     order = ["test", "val", *(f"fold{number}" for number in range(config.folds)), "train"]
-    side = _resolve(manifest, pairs, config.group_pattern, group, settled, kept, order)
-    _deal(manifest, group, side, kept, shares, rest, config.seed)
-    for name in (*shares, rest):
-        cut = manifest["class"][(kept == "") & (side != LEFT_OUT)]
-        if absent := sorted(set(cut) - set(manifest["class"][side == name])):
-            raise UserError(
-                f"class {absent[0]!r} has no image left for {name}: add images of it, or delete the earlier run's "
-                f"splits.parquet, so that all are dealt anew"
-            )
+    side = _resolve(manifest, pairs, config.group_pattern, alike, settled, fixed, order)
+    _deal(manifest, alike, side, fixed, shares, rest, config.seed)
     used = side != LEFT_OUT
+    for name in (*shares, rest):
+        wanted = classes if name == rest else classes[(fixed == "") & used]
+        if absent := sorted(set(wanted) - set(classes[side == name])):
+            raise UserError(
+                f"class {absent[0]!r} has no image left for {name}: add images of it, or remove the class; if an "
+                f"earlier run dealt them, delete {layout.SPLITS}, so that all are dealt anew"
+            )
     fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
-    table = pd.DataFrame({
-        "path": manifest["path"],
-        "class": manifest["class"],
-        "sha256": manifest["sha256"],
-        "split": np.where(fold < 0, side, np.where(fold == config.fold, "val", "train")).astype(str),
-        "fold": fold,
+    table = manifest[["path", "class", "sha256"]].assign(
+        split=np.where(fold < 0, side, np.where(fold == config.fold, "val", "train")).astype(str),
+        fold=fold,
         # Without the ties by images that are left out: no group stands on two sides
-        "group": groups(manifest, pairs[used[pairs["first"]] & used[pairs["second"]]], config.group_pattern),
-        "alike": group,
-    })  # fmt: skip
-    untrained = sorted(set(manifest["class"]) - set(table["class"][table["split"] == "train"]))
-    if untrained:
-        raise UserError(f"class {untrained[0]!r} has no image left to train on: add images to it or remove the class")
-    table.attrs[RULES] = rules
+        group=groups(manifest, pairs[used[pairs["first"]] & used[pairs["second"]]], config.group_pattern),
+        alike=alike,
+    )
+    table.attrs = {RULES: rules}
     return table
 
 
 def groups(manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str) -> np.ndarray:
     """The number of each image's group [N]: what is tied by pairs, by the source's group or by the pattern."""
-    count = len(manifest)
+    count, named = len(manifest), [manifest["group"]]
+    if pattern:
+        named.append(manifest["path"].str.extract(pattern).iloc[:, 0].fillna(""))
+        if (named[1] == "").all():
+            raise UserError(f"split.group_pattern {pattern!r} matches no path, e.g. not {manifest['path'].iloc[0]}")
     links = [pairs[["first", "second"]].to_numpy(dtype=np.int64)]
-    for names in _group_names(manifest, pattern):
+    for names in named:
         members = np.flatnonzero(names != "")
-        firsts = pd.Series(members).groupby(names[members]).transform("min")
+        firsts = pd.Series(members).groupby(names.to_numpy()[members]).transform("min")
         links.append(np.column_stack([firsts, members]).astype(np.int64))
     first, second = np.concatenate(links).T
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
@@ -83,34 +91,16 @@ def groups(manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str) -> np.ndar
     return numbers
 
 
-def _group_names(manifest: pd.DataFrame, pattern: str) -> Iterator[np.ndarray]:
-    yield manifest["group"].to_numpy(dtype=object)
-    if pattern:
-        found = [re.search(pattern, path) for path in manifest["path"]]
-        if not any(found):
-            raise UserError(f"split.group_pattern {pattern!r} matches no path, e.g. not {manifest['path'].iloc[0]}")
-        yield np.array([match[1] or "" if match else "" for match in found], dtype=object)
-
-
-def _shares(config: Split, kept: set[str]) -> tuple[dict[str, float], str]:
+def _shares(config: Split, fixed: set[str]) -> tuple[dict[str, float], str]:
     """The sides that are filled, in this order, with their shares of the images that are cut; and where the rest goes.
 
     The test split comes first, so that another share for validation does not move it.
     """
-    shares = {} if "test" in kept else {"test": config.test}
+    shares = {} if "test" in fixed else {"test": config.test}
     if config.folds:
         fold = (1 - sum(shares.values())) / config.folds
         return shares | {f"fold{i}": fold for i in range(config.folds - 1)}, f"fold{config.folds - 1}"
-    return shares if "val" in kept else shares | {"val": config.validation}, "train"
-
-
-def _rules(manifest: pd.DataFrame, pairs: pd.DataFrame, config: Split) -> str:
-    """Whatever would make another split, and what makes groups: old sides would leak where the rules are stricter now.
-
-    Which of the folds validates makes no other split. The attrs of `pairs` are the bounds of `validate`.
-    """
-    ties = {"near_duplicates": pairs.attrs, "group_column": bool((manifest["group"] != "").any())}
-    return json.dumps(config.model_dump(exclude={"fold"}) | ties, sort_keys=True)
+    return shares if "val" in fixed else shares | {"val": config.validation}, "train"
 
 
 def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, rules: str) -> np.ndarray:
@@ -124,40 +114,41 @@ def _remembered(manifest: pd.DataFrame, earlier: pd.DataFrame | None, rules: str
 
 def _resolve(
     manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str, group: np.ndarray, settled: np.ndarray,
-    kept: np.ndarray, order: list[str],
+    fixed: np.ndarray, order: list[str],
 ) -> np.ndarray:  # fmt: skip
     """The side of each image [N] that a settled one decides: its own, that of its group, or left out; else "".
 
     Of two sides that share a group the one that comes first in `order` keeps it.
     """
-    side = settled.copy()
+    side, known = settled.copy(), settled != ""
     rank = np.array([order.index(name) if name else len(order) for name in settled])
     # A new image may tie two old ones together that are not alike: it is left out then, and they stay
-    known = settled != ""
     firm = pairs[pairs["exact"] | (known[pairs["first"]] & known[pairs["second"]])]
     among_known = pd.Series(groups(manifest, firm, pattern))
     side[known & (rank > pd.Series(rank).groupby(among_known).transform("min").to_numpy())] = LEFT_OUT
     # The others of a group follow the settled ones, unless these disagree or the side is the source's own
-    decided = pd.Series(settled).where(known)
-    table = pd.DataFrame({"side": decided, "kept": kept != ""}).groupby(group)
-    leader, sides, fixed = (
-        table["side"].transform("first"),
-        table["side"].transform("nunique"),
-        table["kept"].transform("any"),
-    )
-    follows = np.where((sides == 1) & ~fixed, leader, LEFT_OUT)
+    decided = pd.Series(settled).where(known).groupby(group)
+    sides = decided.transform("nunique")
+    free = ~pd.Series(fixed != "").groupby(group).transform("any")
+    follows = np.where((sides == 1) & free, decided.transform("first"), LEFT_OUT)
     return np.where(known, side, np.where(sides > 0, follows, ""))
 
 
 def _deal(
-    manifest: pd.DataFrame, group: np.ndarray, side: np.ndarray, kept: np.ndarray,
+    manifest: pd.DataFrame, group: np.ndarray, side: np.ndarray, fixed: np.ndarray,
     shares: dict[str, float], rest: str, seed: int,
 ) -> None:  # fmt: skip
     """Fill `side` where it is empty, group by group, so that every class has its shares of the images that are cut."""
     classes, class_of = np.unique(manifest["class"], return_inverse=True)
-    cut = (kept == "") & (side != LEFT_OUT)
+    cut = (fixed == "") & (side != LEFT_OUT)
     total = np.bincount(class_of[cut], minlength=len(classes))
-    _enough(classes, class_of[cut], group[cut], [*shares, rest])
+    distinct = pd.Series(group[cut]).groupby(class_of[cut]).nunique()
+    for number in distinct.index[distinct <= len(shares)].tolist():
+        raise UserError(
+            f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
+            f"{' + '.join([*shares, rest])}: add images that are no copies, ask for fewer folds, or raise "
+            f"validate.min_similarity where images are taken for near-duplicates that are none"
+        )
     free = np.flatnonzero(side == "")
     if not len(free):
         return
@@ -180,14 +171,3 @@ def _deal(
         taken[chosen] = name
         pool, left_share = pool - there[name] - sizes[chosen].sum(axis=0), left_share - share
     side[free] = taken[unit_of]
-
-
-def _enough(classes: np.ndarray, class_of: np.ndarray, group: np.ndarray, sides: list[str]) -> None:
-    """Raises UserError naming a class with fewer groups than there are sides."""
-    distinct = pd.Series(group).groupby(class_of).nunique()
-    for number in distinct.index[distinct < len(sides)].tolist():
-        raise UserError(
-            f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
-            f"{' + '.join(sides)}: add images that are no copies, ask for fewer folds, or raise "
-            f"validate.min_similarity where images are taken for near-duplicates that are none"
-        )

@@ -3,85 +3,94 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import unreadable
-from pipeline.config import CheckName, Validate
+from pipeline import layout
+from pipeline.artifacts import read_images, read_table, sha256, unreadable, write_json, write_table
+from pipeline.config import Params, Validate
 from pipeline.errors import UserError
-from pipeline.inspection.drift import drift
-from pipeline.inspection.duplicates import alike, partners
+from pipeline.inspection import duplicates, gallery
+from pipeline.inspection.drift import drift, read_profile
 from pipeline.inspection.expectations import Bounds, judge
-from pipeline.inspection.findings import FIRST, Finding
+from pipeline.inspection.findings import FIRST, Finding, Validation
+
+GREY = 0.5  # colourfulness under which nobody sees a colour
+NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
 
 
-@dataclass(frozen=True)
-class Validation:
-    """`images` is the manifest with what was compared across rows; `pairs` are copies and near-duplicates."""
-
-    findings: list[Finding]
-    images: pd.DataFrame
-    pairs: pd.DataFrame
+def run(config: Params) -> list[str]:
+    """Raises UserError where a check fails that is critical."""
+    quarantine, images = read_table(layout.QUARANTINE), read_images(layout.IMAGES)
+    manifest, accepted = read_table(layout.MANIFEST), read_profile()
+    found = validate(manifest, quarantine, images, accepted, config.validate_, layout.DATA_DOCS)
+    write_json(layout.VALIDATION, {"manifest": sha256(layout.MANIFEST), **found.report()})
+    write_table(layout.DUPLICATES, found.pairs)
+    layout.FINDINGS.write_text(gallery.page(found, quarantine, images), encoding="utf-8")
+    print(f"thumbnails of all findings: {layout.FINDINGS}")
+    found.conclude()
+    return [f"{sum(finding.passed for finding in found.findings)} of {len(found.findings)} checks passed"]
 
 
 def validate(
-    manifest: pd.DataFrame,
-    quarantine: pd.DataFrame,
-    images_NHWC: np.ndarray,
-    accepted: dict[str, Any] | None,
-    config: Validate,
-    docs: Path,
-) -> Validation:
-    """Judge the data; Data Docs (HTML) are written to the folder `docs`. Look at `findings.raise_critical` next.
+    manifest: pd.DataFrame, quarantine: pd.DataFrame, images_NHWC: np.ndarray, accepted: dict[str, Any] | None,
+    config: Validate, docs: Path,
+) -> Validation:  # fmt: skip
+    """Judge the data by themselves and, if there is one, by the profile of the data set that was `accepted` before.
 
-    `accepted` is the profile of the data set that was accepted before (see `pipeline.inspection.drift`), if any.
+    Data Docs (HTML) are written to the folder `docs`. Call `conclude` of the result next.
     """
     if manifest.empty:
         why = f", first {quarantine.iloc[0]['path']}: {quarantine.iloc[0]['reason']}" if len(quarantine) else ""
         raise UserError(f"not one image could be read{why}: quarantine.csv says why for each file")
-    pairs = alike(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
-    images = compared(manifest, pairs)
-    aside = unreadable(quarantine)
-    missing, unknown = _classes(manifest, quarantine, config.classes)
-    confusable = _confusable(manifest["class"])
-    shifts = drift(accepted, manifest) if accepted else {}
-    facts = pd.DataFrame({
-        "wrong_classes": [len(missing) + len(unknown)],
-        "confusable_classes": [len(confusable)],
-        "share_quarantined": [len(aside) / (len(manifest) + len(aside))],
-        "drift": [max(shifts.values(), default=0.0)],
-    })  # fmt: skip
-    about_images, about_all = image_checks(config), dataset_checks(config, compare=accepted is not None)
-    tables = {"images": (images, about_images), "dataset": (facts, about_all)}
-    passed = judge(tables, not_null=manifest.columns.tolist(), docs=docs)
-    named = {
-        "known_classes": [f"{name} (no image)" for name in missing] + [f"{name} (not expected)" for name in unknown],
-        "class_names": confusable,
-        "readable": aside["path"].tolist(),
-        "drift": [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift],
-    }
-    classes = manifest["class"].nunique()
-    of = {"known_classes": classes + len(missing), "class_names": classes, "drift": len(shifts)}
-    findings = [
-        Finding(check.name, check.says, check.severity, passed[check.name], len(named[check.name]),
-                of.get(check.name, len(manifest) + len(aside)), named[check.name][:FIRST])
-        for check in about_all
-    ]  # fmt: skip
-    for check in about_images:
+    pairs = duplicates.find(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
+    images, of_images = compared(manifest, pairs), image_checks(config)
+    of_all = dataset_checks(manifest, quarantine, accepted, config)
+    facts = pd.DataFrame({check.name: [len(outside) / of] for check, outside, of in of_all})
+    tables = {"images": (images, of_images), "dataset": (facts, [check for check, _, _ in of_all])}
+    passed = judge(tables, config.critical, docs)
+
+    def finding(check: Bounds, outside: list[str], of: int, rows: list[int]) -> Finding:
+        severity = "critical" if check.name in config.critical else "warning"
+        return Finding(check.name, check.says, severity, passed[check.name], len(outside), of, outside[:FIRST], rows)
+
+    findings = [finding(*check, []) for check in of_all]
+    for check in of_images:
         rows = np.flatnonzero(check.missed_by(images)).tolist()
-        first = images["path"].iloc[rows[:FIRST]].tolist()
-        findings.append(
-            Finding(check.name, check.says, check.severity, passed[check.name], len(rows), len(images), first, rows)
-        )
+        findings.append(finding(check, images["path"].iloc[rows].tolist(), len(images), rows))
     return Validation(findings, images, pairs)
 
 
+def dataset_checks(
+    manifest: pd.DataFrame, quarantine: pd.DataFrame, accepted: dict[str, Any] | None, config: Validate
+) -> list[tuple[Bounds, list[str], int]]:
+    """What is asked of the data set as a whole: bounds of the share that is outside, what is outside, of how many."""
+    there, aside = set(manifest["class"]), unreadable(quarantine)["path"].tolist()
+    known = set(config.classes) or there | (set(quarantine["class"]) - {""})
+    classes = "the classes are those of validate.classes" if config.classes else "every class has a readable image"
+    missing = [f"{name} (no image)" for name in sorted(known - there)]
+    unknown = [f"{name} (not expected)" for name in sorted(there - known)]
+    most = config.max_quarantined
+    readable = f"at most {most:.1%} of the files are unreadable"
+    checks = [
+        (Bounds("known_classes", classes, maximum=0), missing + unknown, len(known | there)),
+        (Bounds("class_names", "no two classes look the same by name", maximum=0), _confusable(there), len(there)),
+        (Bounds("readable", readable, maximum=most), aside, len(manifest) + len(aside)),
+    ]
+    if accepted:
+        says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
+        shifts = drift(accepted, manifest)
+        moved = [f"{name} {psi:.2f}" for name, psi in shifts.items() if psi > config.max_drift]
+        checks.append((Bounds("drift", says, maximum=0), moved, len(shifts)))
+    return checks
+
+
 def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """The manifest with a column for whatever a check compares across rows."""
+    """The manifest with a column for each check that it has no measure for, under the name of the check."""
     content = manifest.groupby("sha256")
     per_class = manifest.groupby("class")["path"].transform("size")
     sides = manifest[["width", "height"]]
@@ -93,26 +102,22 @@ def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     colourless = manifest["mode"].isin(("1", "L", "LA", "I", "I;16", "F")) | (manifest["colourfulness"] < GREY)
     return manifest.assign(
         class_images=per_class,
-        times_smaller=per_class.max() / per_class,
+        balance=per_class.max() / per_class,
         copies=content["path"].transform("size"),
-        labels_of_content=content["class"].transform("nunique"),
-        near_duplicates=partners(near, count),
-        near_labels=partners(near, count, differ=labels),
-        leaks=partners(near, count, differ=splits) + content["source_split"].transform("nunique") - 1,
-        repairs=(manifest["note"] != "").astype(int),
-        short_side=sides.min(axis=1),
+        one_label=content["class"].transform("nunique"),
+        near_duplicates=duplicates.partners(near, count),
+        near_one_label=duplicates.partners(near, count, differ=labels),
+        leakage=duplicates.partners(near, count, differ=splits) + content["source_split"].transform("nunique") - 1,
+        intact=(manifest["note"] != "").astype(int),
+        side=sides.min(axis=1),
         aspect=sides.max(axis=1) / sides.min(axis=1),
-        size_ratio=np.maximum(times, 1 / times),
+        size=np.maximum(times, 1 / times),
         brightness_outlier=_deviations(manifest["brightness"], distinct).abs(),
         # Only blur is a fault; and sharpness is a matter of factors, hence the logarithm
         sharpness_outlier=-_deviations(np.log1p(manifest["sharpness"]), distinct).clip(upper=0),
         # Where most images are grey, grey is no fault
-        colourless=(colourless & (colourless.mean() < 0.5)).astype(int),
+        colour=(colourless & (colourless.mean() < 0.5)).astype(int),
     )
-
-
-GREY = 0.5  # colourfulness under which nobody sees a colour
-NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
 
 
 def _deviations(values: pd.Series, distinct: pd.Series) -> pd.Series:
@@ -123,70 +128,36 @@ def _deviations(values: pd.Series, distinct: pd.Series) -> pd.Series:
     return from_median / max(spread, NEGLIGIBLE)
 
 
-def _classes(manifest: pd.DataFrame, quarantine: pd.DataFrame, wanted: list[str]) -> tuple[list[str], list[str]]:
-    """Classes without a readable image, and classes that are not wanted (none, where any will do)."""
-    there = set(manifest["class"])
-    known = set(wanted) or there | (set(quarantine["class"]) - {""})
-    return sorted(known - there), sorted(there - known)
-
-
-def _confusable(names: pd.Series) -> list[str]:
+def _confusable(classes: set[str]) -> list[str]:
     """Classes that a person would take for one: they differ in case, outer spaces or the form of their letters."""
-    found = pd.Series(sorted(set(names)))
+    found = pd.Series(sorted(classes))
     plain = found.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
     return [repr(name) for name in found[plain.duplicated(keep=False)]]
 
 
-def dataset_checks(config: Validate, compare: bool) -> list[Bounds]:
-    """What is asked of the data set as a whole."""
-    classes = f"the classes are {', '.join(config.classes)}" if config.classes else "every class has a readable image"
-    bounds = [
-        _check(config, "known_classes", classes, "wrong_classes", maximum=0),
-        _check(config, "class_names", "no two classes have names that look the same", "confusable_classes", maximum=0),
-        _check(config, "readable", f"at most {config.max_quarantined:.1%} of the files are unreadable",
-               "share_quarantined", maximum=config.max_quarantined),
-    ]  # fmt: skip
-    if compare:
-        says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
-        bounds.append(_check(config, "drift", says, "drift", maximum=config.max_drift))
-    return bounds
-
-
 def image_checks(config: Validate) -> list[Bounds]:
-    """What is asked of each image; adding a check is adding a line, and its name to `config.CheckName`."""
+    """What is asked of each image; a new check is a line here, its column in `compared` and its name in `CheckName`."""
     low, high = config.brightness
-    some = config.tolerated
+    far, some = config.max_outlier, config.tolerated
     return [
-        _check(config, "class_images", f"every class has at least {config.min_images_per_class} images",
-               "class_images", minimum=config.min_images_per_class),
-        _check(config, "one_label", "no image stands under two labels", "labels_of_content", maximum=1),
-        _check(config, "near_one_label", "no near-duplicates stand under two labels", "near_labels", maximum=0),
-        _check(config, "leakage", "no image stands, or nearly so, in two splits of the source", "leaks", maximum=0),
-        _check(config, "intact", "no file has a fault that viewers pass over", "repairs", maximum=0),
-        _check(config, "copies", "no file stands twice", "copies", maximum=1),
-        _check(config, "near_duplicates", "no image is nearly the same as another", "near_duplicates", maximum=0),
-        _check(config, "balance", f"the largest class is at most {config.max_imbalance:g} times any other",
-               "times_smaller", maximum=config.max_imbalance),
-        _check(config, "side", f"sides are at least {config.min_side} pixels", "short_side", minimum=config.min_side),
-        _check(config, "aspect", f"the longer side is at most {config.max_aspect:g} times the shorter", "aspect",
-               maximum=config.max_aspect),
-        _check(config, "size", f"no image is over {config.max_size_ratio:g} times larger or smaller than the median",
-               "size_ratio", maximum=config.max_size_ratio),
-        _check(config, "brightness", f"mean brightness lies between {low:g} and {high:g}", "brightness",
-               minimum=low, maximum=high, tolerated=some),
-        _check(config, "contrast", f"contrast is at least {config.min_contrast:g}", "contrast",
-               minimum=config.min_contrast, tolerated=some),
-        _check(config, "brightness_outlier", f"brightness is within {config.max_outlier:g} deviations of the others",
-               "brightness_outlier", maximum=config.max_outlier, tolerated=some),
-        _check(config, "sharpness_outlier", f"no image is over {config.max_outlier:g} deviations more blurred",
-               "sharpness_outlier", maximum=config.max_outlier, tolerated=some),
-        _check(config, "colour", "no image is grey among coloured ones", "colourless", maximum=0, tolerated=some),
-    ]  # fmt: skip
-
-
-def _check(
-    config: Validate, name: CheckName, says: str, column: str,
-    minimum: float | None = None, maximum: float | None = None, tolerated: float = 0.0,
-) -> Bounds:  # fmt: skip
-    severity = "critical" if name in config.critical else "warning"
-    return Bounds(name, says, column, severity, minimum, maximum, tolerated)
+        Bounds("class_images", "every class has at least {minimum} images", minimum=config.min_images_per_class),
+        Bounds("one_label", "no image stands under two labels", maximum=1),
+        Bounds("near_one_label", "no near-duplicates stand under two labels", maximum=0),
+        Bounds("leakage", "no image stands, or nearly so, in two splits of the source", maximum=0),
+        Bounds("intact", "no file has a fault that viewers pass over", maximum=0),
+        Bounds("copies", "no file stands twice", maximum=1),
+        Bounds("near_duplicates", "no image is nearly the same as another", maximum=0),
+        Bounds("balance", "the largest class is at most {maximum:g} times any other", maximum=config.max_imbalance),
+        Bounds("side", "sides are at least {minimum} pixels", minimum=config.min_side),
+        Bounds("aspect", "the longer side is at most {maximum:g} times the shorter", maximum=config.max_aspect),
+        Bounds(
+            "size",
+            "no image is over {maximum:g} times larger or smaller than the median",
+            maximum=config.max_size_ratio,
+        ),
+        Bounds("brightness", "mean brightness lies between {minimum:g} and {maximum:g}", low, high, some),
+        Bounds("contrast", "contrast is at least {minimum:g}", minimum=config.min_contrast, tolerated=some),
+        Bounds("brightness_outlier", "brightness is within {maximum:g} deviations of the others", -inf, far, some),
+        Bounds("sharpness_outlier", "no image is over {maximum:g} deviations more blurred", -inf, far, some),
+        Bounds("colour", "no image is grey among coloured ones", maximum=0, tolerated=some),
+    ]
