@@ -35,8 +35,8 @@ from pipeline.evaluation.plots import PALETTE, save
 from pipeline.networks.architectures import build
 from pipeline.networks.deployable import probabilities
 from pipeline.stages.ingest import ingest, preprocessing_of
-from pipeline.training.loop import TrainingData, fit
-from pipeline.training.progress import Epoch
+from pipeline.training.inputs import TrainingInputs
+from pipeline.training.loop import fit
 
 LOOKS = 10
 RATES = {"simple_cnn": 0.05, "modern_cnn": 0.1, "simple_resnet": 0.1}
@@ -73,13 +73,14 @@ def ours(model: str, data: Data, minutes: float) -> tuple[pd.DataFrame, float]:
     torch.manual_seed(0)
     start, found = time.perf_counter(), []
 
-    def told(epoch: Epoch) -> None:
-        found.append({"minutes": (time.perf_counter() - start) / 60, "val_accuracy": epoch.row["val_accuracy"]})
+    def told(row: dict[str, float], cost: dict[str, float]) -> None:
+        found.append({"minutes": (time.perf_counter() - start) / 60, "val_accuracy": row["val_accuracy"]})
 
     classes = len(data.names)
-    seen = TrainingData(data.images_NHWC, data.labels, data.train, data.val, np.ones(classes), np.zeros(classes), None)
+    even = np.ones(classes), np.zeros(classes)
+    inputs = TrainingInputs(data.images_NHWC, data.labels, data.names, data.train, data.val, None, *even, LIGHT)
     recipe = OURS.model_copy(update={"learning_rate": RATES[model], "time_limit": minutes})
-    fitted = fit(build(model, classes=classes, size=32), data.card(model), seen, recipe, LIGHT, told)
+    fitted = fit(build(model, classes=classes, size=32), data.card(model), inputs, recipe, told)
     return pd.DataFrame(found), data.score(fitted.network.to(fitted.placement.device), model, data.test)
 
 

@@ -19,19 +19,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from pipeline import layout
 from pipeline.cli.init import filled
 from pipeline.config import Ingest, as_yaml
 
 SIDE, CLASSES = 96, 4
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-STAGES = [
-    "ingest {0}/images.npy {0}/manifest.parquet {0}/quarantine.csv {0}/preprocessing.json",
-    "validate {0}/manifest.parquet {0}/quarantine.csv {0}/images.npy {0} {0}/validation.json {0}/alike.parquet "
-    "{0}/findings.html {0}/docs",
-    "split {0}/manifest.parquet {0}/alike.parquet {0}/splits.parquet",
-    "augment {0}/images.npy {0}/splits.parquet {0}/augment",
-    "train simple_cnn {0}/images.npy {0}/preprocessing.json {0}/splits.parquet {0}/augment {0}/train/simple_cnn",
-]
+STAGES = ["ingest", "validate", "split", "augment", "train simple_cnn"]
 
 
 def write(folder: Path, first: int, count: int) -> None:
@@ -65,8 +59,9 @@ class Limited:
                 f"error: {self.path} cannot be made ({error.strerror}): run this as root, where cgroups can be made"
             )
 
-    def run(self, command: list[str]) -> None:
-        subprocess.run(command, check=True, preexec_fn=self._enter)
+    def run(self, command: list[str], folder: Path) -> None:
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        subprocess.run(command, cwd=folder, env=env, check=True, preexec_fn=self._enter)
 
     def _enter(self) -> None:
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
@@ -93,10 +88,9 @@ def main() -> None:
         group = Limited(limit)
         for stage in STAGES:
             start = time.perf_counter()
-            arguments = stage.format(folder / "artifacts").split()
-            group.run([sys.executable, "-m", "pipeline", *arguments, "--params", str(folder / "params.yaml")])
-            print(f"-- {arguments[0]}: {time.perf_counter() - start:.0f} s", flush=True)
-        array = (folder / "artifacts" / "images.npy").stat().st_size / 1e6
+            group.run([sys.executable, "-m", "pipeline", *stage.split()], folder)
+            print(f"-- {stage}: {time.perf_counter() - start:.0f} s", flush=True)
+        array = (folder / layout.IMAGES).stat().st_size / 1e6
         print(
             f"array of {array:,.0f} MB; limit {limit:,} MB for all processes and the page cache; "
             f"peak {group.peak():,.0f} MB"

@@ -1,4 +1,4 @@
-"""Seconds to an accuracy, epochs and images a second, utilization: each model on this machine's GPU, or on its CPU.
+"""Seconds to an accuracy, epochs and images a second: each model on this machine's GPU, or on its CPU.
 
     python benchmarks/time_to_accuracy.py FOLDER [MODEL=ACCURACY[:EPOCHS] ...]      FOLDER/train/CLASS/*.jpg
 
@@ -23,9 +23,8 @@ from pipeline.artifacts import ModelCard, read_images
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
 from pipeline.stages.ingest import ingest, preprocessing_of
-from pipeline.stages.train import prepared
-from pipeline.training.loop import TrainingData, fit
-from pipeline.training.progress import Epoch
+from pipeline.training.inputs import TrainingInputs, initialized
+from pipeline.training.loop import fit
 
 GPU = torch.cuda.is_available()
 LARGE = Train(
@@ -44,7 +43,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     where = torch.cuda.get_device_name() if GPU else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}")
-    print(f"{'model':16}{'epochs/s':>10}{'images/s':>11}{'GPU use':>9}{'best':>9}  seconds to the accuracy")
+    print(f"{'model':16}{'epochs/s':>10}{'images/s':>11}{'best':>9}  seconds to the accuracy")
     with tempfile.TemporaryDirectory() as scratch:
         found = ingest(Ingest(source="image_folder", root=str(folder)), Path(scratch) / "images.npy").manifest
         images_NHWC = read_images(Path(scratch) / "images.npy")
@@ -52,30 +51,32 @@ def main() -> None:
         labels = found["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
         rows = np.random.default_rng(0).permutation(np.flatnonzero(found["source_split"] == "train"))
         even = np.ones(len(names)), np.zeros(len(names))
-        data = TrainingData(images_NHWC, labels, rows[len(rows) // 10 :], rows[: len(rows) // 10], *even, None)
+        train, val = rows[len(rows) // 10 :], rows[: len(rows) // 10]
+        inputs = TrainingInputs(images_NHWC, labels, names, train, val, None, *even, POLICY)
         for wanted in sys.argv[2:] or DEFAULTS:
             model, _, goal = wanted.partition("=")
             accuracy, _, epochs = goal.partition(":")
             recipe = RECIPES[model].model_copy(update={"epochs": int(epochs or 24)})
             card = ModelCard(model, names, preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
-            seen: list[tuple[float, Epoch]] = []
-            network, rates = prepared(card, data, seed=0)
+            seen: list[tuple[float, float, dict[str, float]]] = []
+            network = initialized(card, inputs, seed=0)
 
-            def told(epoch: Epoch, seen: list[tuple[float, Epoch]] = seen) -> None:
-                seen.append((time.perf_counter(), epoch))
+            def told(
+                row: dict[str, float],
+                cost: dict[str, float],
+                seen: list[tuple[float, float, dict[str, float]]] = seen,
+            ) -> None:
+                seen.append((time.perf_counter(), row["val_accuracy"], cost))
 
             start = time.perf_counter()
-            fit(network, card, data, recipe, POLICY, told, rates=rates)
-            reached = [at - start for at, epoch in seen if epoch.row["val_accuracy"] >= float(accuracy)]
-            best = max(epoch.row["val_accuracy"] for _, epoch in seen)
+            fit(network, card, inputs, recipe, told)
+            reached = [at - start for at, found_accuracy, _ in seen if found_accuracy >= float(accuracy)]
+            best = max(found_accuracy for _, found_accuracy, _ in seen)
             # The first epoch pays for kernels that are chosen and memory that is taken
-            costs = [epoch.cost for _, epoch in seen[1:]] or [seen[0][1].cost]
-            speed, use = (
-                np.mean([cost.get(name, np.nan) for cost in costs])
-                for name in ("images_per_second", "gpu_utilization_percent")
-            )
+            costs = [cost for _, _, cost in seen[1:]] or [seen[0][2]]
+            speed = np.mean([cost["images_per_second"] for cost in costs])
             print(
-                f"{model:16}{np.mean([1 / cost['epoch_seconds'] for cost in costs]):10.3f}{speed:11,.0f}{use:8.0f}%"
+                f"{model:16}{np.mean([1 / cost['epoch_seconds'] for cost in costs]):10.3f}{speed:11,.0f}"
                 f"{best:9.2%}  "
                 + (
                     f"{reached[0]:.1f} s to {accuracy}"

@@ -1,4 +1,4 @@
-"""Training, images a second: our engine, the script that everyone starts from, and the bare step, in turns.
+"""Training, images a second: our training step, the script that everyone starts from, and the bare step, in turns.
 
     python benchmarks/training_throughput.py FOLDER [SECONDS [ROUNDS]]      FOLDER/CLASS/*.jpg, or FOLDER/train/...
 
@@ -31,9 +31,10 @@ from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
 from pipeline.networks.architectures import build
 from pipeline.stages.ingest import ingest, preprocessing_of
-from pipeline.training.data_loading import feed
+from pipeline.training.data_loading import data_loader
 from pipeline.training.device import Placement, place
-from pipeline.training.step import Engine
+from pipeline.training.inputs import TrainingInputs
+from pipeline.training.step import TrainingStep
 
 SAME = Policy(horizontal_flip=True, rotation=10, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0)
 RECIPE = Train(batch_size=128, learning_rate=0.05)
@@ -56,24 +57,26 @@ def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None
 
 
 def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Placement) -> Generator[int, None, None]:
-    """The engine and its feed, as the loop drives them."""
+    """The training step and its loader, as the loop drives them."""
     classes = int(labels.max()) + 1
     card = ModelCard(model, tuple(map(str, range(classes))), preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
     rows = np.arange(len(labels))
-    weights = (np.ones(classes), np.zeros(classes))
-    engine = Engine(build(model, classes=classes, size=32), card, weights, RECIPE, SAME, placement, {})
-    source = feed(images_NHWC, labels, rows, "auto", placement.device)
-    engine.crew.train()
+    inputs = TrainingInputs(
+        images_NHWC, labels, card.class_names, rows, rows[:0], None, np.ones(classes), np.zeros(classes), SAME
+    )
+    step = TrainingStep(build(model, classes=classes, size=32), card, inputs, RECIPE, placement)
+    loader = data_loader(images_NHWC, labels, rows, "auto", placement.device)
+    step.train()
     full = len(rows) - len(rows) % RECIPE.batch_size
     number = 0
-    with engine.at_work():
+    with step.workers.at_work():
         while True:
             order = np.random.default_rng(number).permutation(rows)[:full]
-            for images, wanted in source.batches(np.split(order, full // RECIPE.batch_size)):
-                engine.step(images, wanted, RECIPE.learning_rate, number, len(images))
+            for images, wanted in loader.batches(np.split(order, full // RECIPE.batch_size)):
+                step.update(images, wanted, RECIPE.learning_rate, number, len(images))
                 number += 1
                 if placement.device.type == "cpu":
-                    engine.tally.read()
+                    step.read_tally()
                 yield len(images)
 
 
@@ -105,7 +108,7 @@ def rate(steps: Generator[int, None, None], seconds: float, device: torch.device
         images += next(steps)
     wait()
     taken = time.perf_counter() - start
-    steps.close()  # the next one's threads shall be its own
+    steps.close()  # the next one's threads should be its own
     return images / taken
 
 

@@ -23,21 +23,20 @@ def by_class(index: pd.DataFrame, column: str, how: str) -> list[float]:
     return values
 
 
-def test_none_is_every_image_once_and_alike() -> None:
-    """No mode but `none` may be without effect."""
-    plain = of("none")
+def test_each_way_does_one_thing() -> None:
+    """`none` does nothing; the sampler gives each class the same chance at mean weight 1; the loss weighs a class as it
+    is rare, with a mean over the images of 1; the adjustment is the log of the shares."""
+    plain, sampled, weighed, adjusted = (of(mode) for mode in ("none", "sampler", "loss_weights", "logit_adjustment"))
     assert plain.sample_index.to_dict("list") == {
         "row": ROWS.tolist(), "class": [NAMES[label] for label in LABELS], "weight": [1.0] * 40,
     }  # fmt: skip
-    assert plain.class_weights == [1, 1, 1] and plain.logit_offsets == [0, 0, 0]
-
-
-def test_sampler_gives_each_class_the_same_chance() -> None:
-    """The weights of a class add up to the same; the mean weight is 1; the loss is left alone."""
-    sampled = of("sampler")
     assert by_class(sampled.sample_index, "weight", "sum") == pytest.approx([40 / 3] * 3)
-    assert sampled.sample_index["weight"].mean() == pytest.approx(1)
-    assert sampled.class_weights == [1, 1, 1] and sampled.logit_offsets == [0, 0, 0]
+    for other in (weighed, adjusted):
+        pd.testing.assert_frame_equal(other.sample_index, plain.sample_index)
+    assert np.array(weighed.class_weights) * SHARES == pytest.approx([1 / 3] * 3)
+    assert adjusted.logit_offsets == pytest.approx(np.log(SHARES))
+    assert plain.class_weights == sampled.class_weights == adjusted.class_weights == [1, 1, 1]
+    assert plain.logit_offsets == sampled.logit_offsets == weighed.logit_offsets == [0, 0, 0]
 
 
 def test_duplicates_list_rare_classes_until_they_are_as_many_as_the_largest() -> None:
@@ -51,20 +50,6 @@ def test_duplicates_list_rare_classes_until_they_are_as_many_as_the_largest() ->
     assert (doubled["weight"] == 1).all()
     pd.testing.assert_frame_equal(doubled, of("duplicates").sample_index)
     assert doubled["row"].tolist() != of("duplicates", seed=1).sample_index["row"].tolist()
-
-
-def test_loss_weights_weigh_a_class_up_as_it_is_rare() -> None:
-    """Five times as rare weighs five times as much; the mean over the images is 1."""
-    weighed = of("loss_weights")
-    assert np.array(weighed.class_weights) * SHARES == pytest.approx([1 / 3] * 3)
-    pd.testing.assert_frame_equal(weighed.sample_index, of("none").sample_index)
-
-
-def test_logit_adjustment_is_the_log_of_the_shares() -> None:
-    """Added to the logits in training."""
-    adjusted = of("logit_adjustment")
-    assert adjusted.logit_offsets == pytest.approx(np.log(SHARES))
-    assert adjusted.class_weights == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

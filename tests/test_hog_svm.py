@@ -12,21 +12,19 @@ from skimage.feature import hog
 from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.augmentation.policy import Policy
 from pipeline.config import Export, Prune, Quantize, Train
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
-from pipeline.networks.architectures import build, find
+from pipeline.networks.architectures import build
 from pipeline.networks.architectures.hog_svm import HOG, Options, solve, statistics
 from pipeline.networks.deployable import last_dense
 from pipeline.stages.export import export
 from pipeline.stages.prune import prune
 from pipeline.stages.quantize import quantize
-from pipeline.stages.train import Trained, train, training_data
+from pipeline.stages.train import Trained, train
 from pipeline.tracking import EPOCH_METRICS
-from pipeline.training.balance import Balance, balanced
 from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
-from pipeline.training.progress import Epoch
+from tests.inputs import inputs_of
 
 CPU = torch.device("cpu")
 RECIPE = Train(device="cpu")
@@ -37,11 +35,6 @@ def hog_card(card: ModelCard) -> ModelCard:
     """The dataset's card, for HOG."""
     mean, std = statistics(Options())
     return replace(card, architecture="hog_svm", mean=mean, std=std)
-
-
-def balance_of(dataset: Dataset, mode: str = "none") -> Balance:
-    rows = dataset.rows("train")
-    return balanced(rows, dataset.labels[rows], dataset.class_names, mode, seed=0)
 
 
 @pytest.mark.parametrize(("side", "cell", "orientations"), [(32, 4, 9), (30, 7, 8)])
@@ -73,16 +66,16 @@ def test_cells_that_do_not_fit_are_refused() -> None:
 
 def test_it_learns_without_gradients(hog_card: ModelCard, dataset: Dataset) -> None:
     """One row of history, told like an epoch; the same weights each time."""
-    epochs: list[Epoch] = []
+    told: list[dict[str, float]] = []
 
     def once() -> Trained:
-        return train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: epochs.append(epoch))
+        return train(hog_card, inputs_of(dataset), RECIPE, lambda seed, row, cost: told.append(row))
 
     trained = once()
     history = trained.fitted.history
     assert trained.metrics["best_val_accuracy"] > 0.9
     assert not trained.metrics["by_gradients"]
-    assert [epoch.row for epoch in epochs] == history.to_dict("records")
+    assert told == history.to_dict("records")
     assert set(EPOCH_METRICS) <= set(history)
     assert history["val_accuracy"].tolist() == [pytest.approx(trained.metrics["best_val_accuracy"])]
     assert torch.equal(last_dense(trained.fitted.network).weight, last_dense(once().fitted.network).weight)
@@ -90,10 +83,9 @@ def test_it_learns_without_gradients(hog_card: ModelCard, dataset: Dataset) -> N
 
 def test_all_later_stages_take_it(hog_card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
     """There is nothing to prune and nothing to quantize: it comes through whole, and ONNX Runtime agrees."""
-    network = train(hog_card, dataset, balance_of(dataset), Policy(), RECIPE, lambda seed, epoch: None).fitted.network
+    network = train(hog_card, inputs_of(dataset), RECIPE).fitted.network
     before = last_dense(network).weight.clone()
-    balance = balance_of(dataset)
-    pruned, metrics = prune(network, hog_card, dataset, balance, Policy(), RECIPE, Prune(), lambda epoch: None)
+    pruned, metrics = prune(network, hog_card, inputs_of(dataset), RECIPE, Prune())
     assert (metrics["parameters_kept"], metrics["macs_kept"]) == (1, 1)
     assert torch.equal(last_dense(pruned.network).weight, before)
     assert export(network, hog_card, *dataset.of("val"), Export(), tmp_path / "fp32.onnx")["agreement"] == 1
@@ -124,18 +116,18 @@ def test_rare_classes_count_more(dataset: Dataset, mode: str) -> None:
     rare = np.flatnonzero((splits["split"] == "train") & (dataset.labels == 0))
     splits.loc[rare[5:], "split"] = "unused"
     uneven = replace(dataset, splits=splits)
-    data = training_data(uneven, balance_of(uneven, mode), RECIPE)
-    sums = np.bincount(data.labels[data.rows], weights=sample_weights(data))
-    assert sums == pytest.approx(len(data.rows) / 3)
+    inputs = inputs_of(uneven, mode=mode)
+    sums = np.bincount(inputs.labels[inputs.rows], weights=sample_weights(inputs))
+    assert sums == pytest.approx(len(inputs.rows) / 3)
 
 
 def test_logit_offsets_are_taken_off(hog_card: ModelCard, dataset: Dataset) -> None:
     """A class that was said to be frequent loses as much of its logit."""
-    plain = training_data(dataset, balance_of(dataset), RECIPE)
+    plain = inputs_of(dataset)
     biases = []
     for offsets in (plain.logit_offsets, np.array([1.0, 0, -2])):
-        network, data = build("hog_svm", classes=3, size=16), replace(plain, logit_offsets=offsets)
-        fit_closed_form(network, find("hog_svm").solve, hog_card, data, RECIPE, CPU, lambda epoch: None)
+        network, inputs = build("hog_svm", classes=3, size=16), replace(plain, logit_offsets=offsets)
+        fit_closed_form(network, hog_card, inputs, RECIPE, lambda row, cost: None)
         biases.append(last_dense(network).bias.detach())
     assert (biases[0] - biases[1]).tolist() == pytest.approx([1, 0, -2], abs=1e-5)
 

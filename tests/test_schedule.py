@@ -8,17 +8,14 @@ import torch
 from pipeline.config import Train
 from pipeline.training.schedule import share
 
-WAY = [i / 1000 for i in range(1000)]
-
 
 def test_one_cycle_is_torchs() -> None:
     """The same curve as torch's OneCycleLR, whose steps count from 0 to the last one."""
-    total = 1000
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total, pct_start=0.3, cycle_momentum=False)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=1000, pct_start=0.3, cycle_momentum=False)
     recipe = Train(schedule="one_cycle", warmup=0.3)
-    for step in range(total):
-        assert share(recipe, step / total, []) == pytest.approx(theirs.get_last_lr()[0], abs=0.01)
+    for step in range(1000):
+        assert share(recipe, step / 1000, []) == pytest.approx(theirs.get_last_lr()[0], abs=0.01)
         optimizer.step()
         theirs.step()
 
@@ -39,14 +36,13 @@ def test_steps_fall_every_so_many_epochs() -> None:
     assert by_epoch == pytest.approx([1.0] * 7 + [0.1] * 7 + [0.01])
 
 
-def test_a_plateau_lowers_the_rate() -> None:
+@pytest.mark.parametrize(("losses", "wanted"), [
+    ([3.0, 2.0, 1.0], 1), ([3.0, 2.0, 1.0, 1.0], 1),
+    ([1.0, 1.0, 1.1, 1.2, 1.0], 0.25), ([1.0, 1.0, 1.1, 0.5, 0.6], 0.5),
+])  # fmt: skip
+def test_a_plateau_lowers_the_rate(losses: list[float], wanted: float) -> None:
     """After `step_epochs` epochs without a lower validation loss, and again after as many more."""
-    recipe = Train(schedule="plateau", warmup=0.0, step_epochs=2, factor=0.5)
-    falling, flat = [3.0, 2.0, 1.0], [1.0, 1.0, 1.1, 1.2, 1.0]
-    assert share(recipe, 0.5, falling) == 1
-    assert share(recipe, 0.5, [*falling, 1.0]) == 1
-    assert share(recipe, 0.5, flat) == 0.25
-    assert share(recipe, 0.5, [*flat[:3], 0.5, 0.6]) == 0.5
+    assert share(Train(schedule="plateau", warmup=0.0, step_epochs=2, factor=0.5), 0.5, losses) == wanted
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant", "step", "plateau"])
@@ -54,6 +50,6 @@ def test_a_plateau_lowers_the_rate() -> None:
 def test_shares_are_shares(schedule: str, warmup: float) -> None:
     """Never negative, never above the learning rate that is set, and at it at some time."""
     recipe = Train(schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
-    shares = [share(recipe, way, []) for way in WAY]
+    shares = [share(recipe, step / 1000, []) for step in range(1000)]
     assert min(shares) >= 0
     assert max(shares) == pytest.approx(1, abs=1e-3)

@@ -16,9 +16,8 @@ import typer
 from PIL import Image
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.augmentation.policy import Policy
 from pipeline.cli.registry import predict
-from pipeline.config import Benchmark, Evaluate, Export, Quantize, Train
+from pipeline.config import Benchmark, Evaluate, Export, Quantize
 from pipeline.inference.predictor import Predictor
 from pipeline.networks.deployable import last_dense, probabilities
 from pipeline.networks.weights import fresh
@@ -27,7 +26,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import train
-from pipeline.training.balance import balanced
+from tests.inputs import inputs_of, recipe
 
 CPU = torch.device("cpu")
 
@@ -43,10 +42,7 @@ def shipped(
     card = ModelCard(
         request.param, dataset.class_names, Preprocessing(16, "crop", (255, 255, 255)), (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)
     )
-    rows = dataset.rows("train")
-    balance = balanced(rows, dataset.labels[rows], dataset.class_names, "none", seed=0)
-    recipe = Train(epochs=5, batch_size=16, learning_rate=0.05, device="cpu", precision="float32")
-    network = train(card, dataset, balance, Policy(), recipe, lambda seed, epoch: None).fitted.network
+    network = train(card, inputs_of(dataset), recipe(epochs=5)).fitted.network
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), folder / "fp32.onnx")
     assert metrics["agreement"] == 1

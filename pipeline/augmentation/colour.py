@@ -7,7 +7,7 @@ import math
 import torch
 
 from pipeline.augmentation.policy import Policy
-from pipeline.augmentation.random_streams import Draws
+from pipeline.augmentation.random_streams import RandomStream
 
 # Red, green, blue to luma and two colour axes. Turning the plane of the latter two turns the hue: that is linear, so
 # it folds into the matrix, and unlike a turn in HSV it leaves the luma (ITU-R BT.601, as everywhere here) alone.
@@ -27,15 +27,15 @@ class ColourMap:
         self.to_colour = torch.eye(3, device=device) - self.to_grey
         self.to_turned_colour = (torch.linalg.inv(yiq) @ turn @ yiq).to(device, torch.float32)
 
-    def __call__(self, images_NCHW: torch.Tensor, draws: Draws) -> torch.Tensor:
+    def __call__(self, images_NCHW: torch.Tensor, random: RandomStream) -> torch.Tensor:
         """float32 [N, 3, H, W] of 0-255 -> normalized, in contiguous memory."""
         count, policy = len(images_NCHW), self.policy
         # Channels first: a product of [3, 3] with [3, P] takes a tenth of the time of [P, 3] with [3, 3] on a CPU
         pixels_NCP = images_NCHW.contiguous().view(count, 3, -1)
-        brightness = draws.around(1, policy.brightness, count)[:, None, None]
-        contrast = draws.around(1, policy.contrast, count)[:, None, None]
-        saturation = draws.around(1, policy.saturation, count)[:, None, None]
-        angle = draws.around(0, 2 * math.pi * policy.hue, count)[:, None, None]
+        brightness = random.around(1, policy.brightness, count)[:, None, None]
+        contrast = random.around(1, policy.contrast, count)[:, None, None]
+        saturation = random.around(1, policy.saturation, count)[:, None, None]
+        angle = random.around(0, 2 * math.pi * policy.hue, count)[:, None, None]
         colour = torch.cos(angle) * self.to_colour + torch.sin(angle) * self.to_turned_colour
         matrix = (self.to_grey + saturation * colour) * (brightness * contrast / 255) / self.std[:, None]
         offset = (-self.mean / self.std)[:, None].expand(count, 3, 1)

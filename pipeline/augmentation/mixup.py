@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.augmentation.geometry import inside
 from pipeline.augmentation.policy import Policy
-from pipeline.augmentation.random_streams import Draws
-from pipeline.augmentation.rectangles import inside
+from pipeline.augmentation.random_streams import RandomStream
 
 
 class Mixer:
@@ -19,11 +19,11 @@ class Mixer:
 
     def __init__(self, policy: Policy, device: torch.device, seed: int) -> None:
         self.policy = policy
-        self.draws = Draws(device, seed)
+        self.random = RandomStream(device, seed)
         self.betas = np.random.default_rng(seed)
 
     def reseed(self, seed: int) -> None:
-        self.draws.generator.manual_seed(seed)
+        self.random.generator.manual_seed(seed)
         self.betas = np.random.default_rng(seed)
 
     def __call__(self, images_NCHW: torch.Tensor, targets_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,20 +31,18 @@ class Mixer:
         if not (self.policy.mixup or self.policy.cutmix):
             return images_NCHW, targets_NK
         own_N1HW = self._own(images_NCHW)
-        partner = self.draws.permutation(len(images_NCHW))
+        partner = self.random.permutation(len(images_NCHW))
         share_N1 = own_N1HW.mean(dim=(2, 3))
-        return (
-            torch.lerp(images_NCHW[partner], images_NCHW, own_N1HW),
-            torch.lerp(targets_NK[partner], targets_NK, share_N1),
-        )
+        mixed_NCHW = torch.lerp(images_NCHW[partner], images_NCHW, own_N1HW)
+        return mixed_NCHW, torch.lerp(targets_NK[partner], targets_NK, share_N1)
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """How much of each pixel stays the image's own, [N, 1, H, W] from 0 to 1."""
-        if not self.policy.cutmix:
-            return self._blend(images_NCHW)
         if not self.policy.mixup:
             return self._patch(images_NCHW)
-        coin = self.draws.chance(0.5, len(images_NCHW))[:, None, None, None].to(images_NCHW.dtype)
+        if not self.policy.cutmix:
+            return self._blend(images_NCHW)
+        coin = self.random.chance(0.5, len(images_NCHW))[:, None, None, None].to(images_NCHW.dtype)
         return torch.lerp(self._patch(images_NCHW), self._blend(images_NCHW), coin)
 
     def _blend(self, images_NCHW: torch.Tensor) -> torch.Tensor:
@@ -55,7 +53,7 @@ class Mixer:
         """A rectangle of the image's own aspect, its centre anywhere: what lies outside of the image is lost."""
         count, _, height, width = images_NCHW.shape
         side = torch.sqrt(1 - self._beta(self.policy.cutmix, images_NCHW))
-        centre = self.draws.between(0, 1, count), self.draws.between(0, 1, count)
+        centre = self.random.between(0, 1, count), self.random.between(0, 1, count)
         return 1 - inside(centre, side, side, height, width).to(images_NCHW.dtype)
 
     def _beta(self, alpha: float, images_NCHW: torch.Tensor) -> torch.Tensor:

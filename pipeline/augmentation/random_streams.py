@@ -1,11 +1,11 @@
-"""Random numbers of augmentation: one for each sample of a batch, drawn on the device that trains."""
+"""Random numbers for augmentation: one for each sample of a batch, drawn on the device that trains."""
 
 from __future__ import annotations
 
 import torch
 
 
-class Draws:
+class RandomStream:
     """A stream of its own, so that it depends on nothing but the seed and the sizes of the batches."""
 
     def __init__(self, device: torch.device, seed: int) -> None:

@@ -39,10 +39,8 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, devi
     model = Deployable(network, card).to(device).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's convolutions round to 10 bits else
         batch = max(1, PIXELS // card.preprocessing.size**2)
-        parts = [
-            model(torch.tensor(images_NHWC[i : i + batch]).to(device))[1].cpu()
-            for i in range(0, len(images_NHWC), batch)
-        ]
+        starts = range(0, len(images_NHWC), batch)
+        parts = [model(torch.tensor(images_NHWC[i : i + batch]).to(device))[1].cpu() for i in starts]
     result: np.ndarray = torch.cat(parts).numpy()
     return result
 

@@ -7,7 +7,6 @@ DepGraph: Towards Any Structural Pruning, CVPR 2023 (https://arxiv.org/abs/2301.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,18 +14,18 @@ import torch_pruning
 from torch import nn
 from torchvision.models import maxvit, shufflenetv2, swin_transformer
 
-from pipeline.artifacts import Dataset, ModelCard
-from pipeline.augmentation.policy import Policy
-from pipeline.config import Prune, Train
-from pipeline.networks.architectures import learning_rates
+from pipeline import layout
+from pipeline.artifacts import ModelCard, write_metrics, write_table
+from pipeline.config import Params, Prune, Train
+from pipeline.networks import weights
 from pipeline.networks.deployable import last_dense
-from pipeline.stages.train import metrics, training_data
-from pipeline.training.balance import Balance
-from pipeline.training.checkpointing import NOWHERE, Vault
+from pipeline.stages.train import metrics
+from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
 from pipeline.training.closed_form import as_it_is
 from pipeline.training.device import choose_device
+from pipeline.training.inputs import FILES, TrainingInputs, read_inputs
 from pipeline.training.loop import Fitted, fit
-from pipeline.training.progress import Epoch
+from pipeline.training.signals import ended_at_once
 
 # In these channels are split into heads or shuffled, which torch-pruning cannot follow: it fails, or takes all memory
 UNCUTTABLE = (
@@ -37,42 +36,46 @@ UNCUTTABLE = (
 )
 
 
+def run(config: Params, name: str) -> list[str]:
+    recipe, source = config.recipe(name), layout.checkpoint("train", name)
+    inputs = read_inputs(recipe)
+    with ended_at_once():
+        network, card = weights.load(source)
+        facts = [recipe, card, config.prune]
+        checkpoints = checkpoints_of(layout.resume("prune", name), recipe.checkpoint_seconds, facts, [*FILES, source])
+        fitted, measured = prune(network, card, inputs, recipe, config.prune, checkpoints)
+        weights.save(layout.checkpoint("prune", name), fitted.network, card)
+        write_table(layout.history("prune", name), fitted.history)
+        write_metrics("prune", name, measured, source)
+        checkpoints.clear()
+    cut = f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"
+    return [*cut, f"val accuracy {measured['best_val_accuracy']:.4f}"]
+
+
 def prune(
     network: nn.Module,
     card: ModelCard,
-    dataset: Dataset,
-    balance: Balance,
-    policy: Policy,
+    inputs: TrainingInputs,
     recipe: Train,
     config: Prune,
-    on_epoch: Callable[[Epoch], None],
-    vault: Vault = NOWHERE,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> tuple[Fitted, dict[str, Any]]:
-    """The smaller, fine-tuned network and its metrics.json. `network` is changed in place.
-
-    A network that is nothing but its last layer comes through whole.
-    """
+    """The smaller, fine-tuned network and its metrics.json; one that is nothing but its last layer comes through whole.
+    `network` is changed in place."""
     whole_macs, whole_parameters = _cost(network, card)
-    gentle = recipe.model_copy(
-        update={"epochs": config.epochs, "learning_rate": recipe.learning_rate * config.learning_rate_factor}
-    )
-    data = training_data(dataset, balance, gentle)
+    rate = recipe.learning_rate * config.learning_rate_factor
+    gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": rate})
     if has_channels(network):
         remove_channels(network, card, config)
         if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
             network.frozen = False  # type: ignore[assignment]  # a plain flag
-        rates = learning_rates(network, card.architecture, card.options)
-        fitted = fit(network, card, data, gentle, policy, on_epoch, rates=rates, vault=vault)
+        fitted = fit(network, card, inputs, gentle, checkpoints=checkpoints)
     else:
         print(f"nothing to prune: {card.architecture} has no layer but the last one")
-        fitted = as_it_is(network, card, data, choose_device(recipe.device))
+        fitted = as_it_is(network, card, inputs, choose_device(recipe.device))
     macs, parameters = _cost(fitted.network, card)
-    measured = metrics(fitted, card, dataset, data)
-    return fitted, measured | {
-        "macs": macs,
-        "parameters_kept": parameters / whole_parameters,
-        "macs_kept": macs / whole_macs,
-    }
+    left = {"macs": macs, "parameters_kept": parameters / whole_parameters, "macs_kept": macs / whole_macs}
+    return fitted, metrics(fitted, card, inputs) | left
 
 
 def has_channels(network: nn.Module) -> bool:
@@ -82,10 +85,8 @@ def has_channels(network: nn.Module) -> bool:
 
 
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
-    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes.
-
-    Networks with attention or shuffled channels stay whole, and a warning says so.
-    """
+    """Cut the share `config.channels` from every layer but the last, whose outputs are the classes. Networks with
+    attention or shuffled channels stay whole, and a warning says so."""
     stuck = [module for module in network.modules() if isinstance(module, UNCUTTABLE)]
     if stuck:
         kind = type(stuck[0]).__name__

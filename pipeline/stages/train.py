@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from pipeline.artifacts import Dataset, ModelCard
-from pipeline.augmentation.augmenter import Augmenter
-from pipeline.augmentation.policy import Policy
-from pipeline.config import Train
-from pipeline.evaluation.metrics import accuracy
-from pipeline.networks.architectures import checked, find, learning_rates
+from pipeline import layout
+from pipeline.artifacts import ImageRows, ModelCard, sha256, write_json, write_metrics, write_table
+from pipeline.config import Params, Train
+from pipeline.diagnosis.examination import examine
+from pipeline.diagnosis.rules import findings_of, in_words
+from pipeline.evaluation import metrics as measures
+from pipeline.evaluation.selection import best_by_validation
+from pipeline.networks import weights
+from pipeline.networks.architectures import find
 from pipeline.networks.deployable import probabilities
-from pipeline.networks.weights import fresh, weights_hash
-from pipeline.training.balance import Balance, limited
-from pipeline.training.checkpointing import NOWHERE, Vault
+from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
 from pipeline.training.closed_form import fit_closed_form
-from pipeline.training.device import choose_device
-from pipeline.training.distributed import ALONE, Team
-from pipeline.training.loop import Fitted, TrainingData, fit
-from pipeline.training.progress import Epoch
+from pipeline.training.distributed import ALONE, Distributed, process_group, start_processes
+from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_card, read_inputs
+from pipeline.training.loop import Fitted, fit
+from pipeline.training.signals import ended_at_once
 
-LOOKED_AT = 4096  # training images from which a network may be prepared
+# Of the folder for a note which run it is, the training's key, and whether this is the main process: tracking/live.py
+Live = Callable[[Path, str, bool], AbstractContextManager[Any]]
+Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Trained:
     """`fitted`: of the seed with the best validation accuracy, `seed`. `networks`: of all seeds. `history`: a row per
-    epoch and seed, those of `seed` first. `seeds`: a row per seed. `metrics`: metrics.json. `rows`: those that were
-    trained on."""
+    epoch and seed, those of `seed` first. `seeds`: a row per seed. `metrics`: metrics.json."""
 
     fitted: Fitted
     seed: int
@@ -42,114 +46,100 @@ class Trained:
     history: pd.DataFrame
     seeds: pd.DataFrame
     metrics: dict[str, Any]
-    rows: np.ndarray
+
+
+def run(config: Params, name: str, live: Live) -> list[str]:
+    """Facts for the summary; none in the other processes of a distributed training."""
+    recipe = config.recipe(name)
+    start_processes(recipe.processes)
+    inputs, folder = read_inputs(recipe), layout.resume("train", name)
+    card = read_card(config.models[name], inputs.class_names)
+    checkpoints = checkpoints_of(folder, recipe.checkpoint_seconds, [recipe, card], FILES)
+    processes = process_group(recipe.device)
+    with processes as group, ended_at_once(), live(folder, checkpoints.key, group.is_main) as tracked:
+
+        def on_epoch(seed: int, row: Row, cost: Row) -> None:
+            tracked.epoch(row, cost, f"seed_{seed}." if recipe.seeds > 1 else "")
+
+        trained = train(card, inputs, recipe, on_epoch, checkpoints, group)
+        if not group.is_main:
+            return []
+        fitted, accuracy = trained.fitted, trained.metrics["best_val_accuracy"]
+        device, reason = fitted.placement.device, fitted.placement.reason
+        examined = examine(
+            fitted.network, card, inputs.images_NHWC, inputs.labels, inputs.rows, len(inputs.val_rows),
+            fitted.best_epoch, accuracy, recipe.seed, device,
+        )  # fmt: skip
+        _write(name, trained, card, examined)
+        if trained.metrics["by_gradients"]:
+            print("\n".join(in_words(findings_of(trained.history, recipe, examined))), flush=True)
+        tracked.finished(layout.checkpoint("train", name), {"device": str(device), "precision": reason})
+    checkpoints.clear()
+    facts = [f"val accuracy {accuracy:.4f}", f"best epoch {fitted.best_epoch}", str(device), reason]
+    return [*facts, f"weights {trained.seeds['weights'][0]}"]
+
+
+def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any]) -> None:
+    checkpoint = layout.checkpoint("train", name)
+    for seed, network in trained.networks.items():
+        weights.save(checkpoint if seed == trained.seed else layout.seed_checkpoint(name, seed), network, card)
+    write_table(layout.seeds_table(name), trained.seeds)
+    write_table(layout.history("train", name), trained.history)
+    write_json(layout.examined(name), examined)
+    plain = {"train_accuracy_plain": examined["train_accuracy"]}
+    write_metrics("train", name, trained.metrics | plain, checkpoint, splits=sha256(layout.SPLITS))
 
 
 def train(
     card: ModelCard,
-    dataset: Dataset,
-    balance: Balance,
-    policy: Policy,
+    inputs: TrainingInputs,
     recipe: Train,
-    on_epoch: Callable[[int, Epoch], None],
-    vault_of: Callable[[int], Vault] = lambda seed: NOWHERE,
-    team: Team = ALONE,
+    on_epoch: Callable[[int, Row, Row], None] = lambda seed, row, cost: None,
+    checkpoints: Checkpoints = NOWHERE,
+    group: Distributed = ALONE,
 ) -> Trained:
-    """One training for each of `recipe.seeds`. `on_epoch` is told the seed; `vault_of` one is where it resumes from."""
+    """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""
     fits, measured = {}, {}
-    # The training images are the same for all seeds, which is what is compared
-    data = training_data(dataset, balance, recipe)
     by_gradients = not hasattr(find(card.architecture), "solve")
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-        seeded = recipe.model_copy(update={"seed": seed})
-        if recipe.seeds > 1 and team.leads:
+        seeded, told = recipe.model_copy(update={"seed": seed}), partial(on_epoch, seed)
+        if recipe.seeds > 1 and group.is_main:
             print(f"seed {seed}, {seed - recipe.seed + 1} of {recipe.seeds}", flush=True)
-
-        def told(epoch: Epoch, seed: int = seed) -> None:
-            on_epoch(seed, epoch)
-
-        fits[seed] = _fit(card, data, seeded, policy, told, vault_of(seed), team)
-        measured[seed] = metrics(fits[seed], card, dataset, data) | {"by_gradients": by_gradients}
-    best = max(fits, key=lambda seed: (measured[seed]["best_val_accuracy"], -seed))
+        network = initialized(card, inputs, seed)
+        if by_gradients:
+            fits[seed] = fit(network, card, inputs, seeded, told, checkpoints, group)
+        else:
+            fits[seed] = fit_closed_form(network, card, inputs, seeded, told)
+        measured[seed] = metrics(fits[seed], card, inputs) | {"by_gradients": by_gradients}
+    best = best_by_validation({seed: found["best_val_accuracy"] for seed, found in measured.items()})
     order = [best, *(seed for seed in fits if seed != best)]
+    histories = {seed: fits[seed].history for seed in order}
     return Trained(
-        fits[best],
-        best,
-        {seed: fits[seed].network for seed in order},
-        pd.concat([_numbered(fits[seed].history, seed) for seed in order], ignore_index=True),
-        pd.DataFrame([{
+        fitted=fits[best],
+        seed=best,
+        networks={seed: fits[seed].network for seed in order},
+        history=pd.concat(histories, names=["seed"]).droplevel(1).reset_index(),
+        seeds=pd.DataFrame([{
             "seed": seed,
             "best_epoch": fits[seed].best_epoch,
             "val_accuracy": measured[seed]["best_val_accuracy"],
             "val_loss": float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]),
-            "weights": weights_hash(fits[seed].network),
+            "weights": weights.weights_hash(fits[seed].network),
             "shipped": seed == best,
         } for seed in order]),
-        measured[best],
-        data.rows,
+        metrics=measured[best],
     )  # fmt: skip
 
 
-def _numbered(history: pd.DataFrame, seed: int) -> pd.DataFrame:
-    return history.assign(seed=seed)[["seed", *history.columns]]
-
-
-def _fit(
-    card: ModelCard,
-    data: TrainingData,
-    recipe: Train,
-    policy: Policy,
-    on_epoch: Callable[[Epoch], None],
-    vault: Vault,
-    team: Team,
-) -> Fitted:
-    network, rates = prepared(card, data, recipe.seed)
-    solve = getattr(find(card.architecture), "solve", None)
-    if solve is None:
-        return fit(network, card, data, recipe, policy, on_epoch, rates=rates, vault=vault, team=team)
-    # Each process of a team does the same
-    said = on_epoch if team.leads else lambda epoch: None
-    return fit_closed_form(network, solve, card, data, recipe, choose_device(recipe.device), said)
-
-
-def prepared(card: ModelCard, data: TrainingData, seed: int) -> tuple[nn.Module, dict[str, float]]:
-    """A network as its training begins with it, and the factors on the learning rate of some of its parameters."""
-    torch.manual_seed(seed)
-    network = fresh(card)
-    file, options = find(card.architecture), checked(card.architecture, card.options)
-    if hasattr(file, "pretrain"):
-        file.pretrain(network, options)
-    if hasattr(file, "prepare"):
-        some = np.random.default_rng(seed).permutation(data.rows)[:LOOKED_AT]
-        plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)
-        file.prepare(network, plain(torch.from_numpy(data.images_NHWC[np.sort(some)])))
-    return network, learning_rates(network, card.architecture, card.options)
-
-
-def training_data(dataset: Dataset, balance: Balance, recipe: Train) -> TrainingData:
-    """What a fit may see: the training rows (all, or `limit` of them) and the validation rows."""
-    index = limited(balance.sample_index, recipe.limit, recipe.seed)
-    weights = index["weight"].to_numpy()
-    return TrainingData(
-        images_NHWC=dataset.images_NHWC,
-        labels=dataset.labels,
-        rows=index["row"].to_numpy(),
-        val_rows=dataset.rows("val"),
-        class_weights=np.asarray(balance.class_weights),
-        logit_offsets=np.asarray(balance.logit_offsets),
-        draw_weights=None if (weights == weights[0]).all() else weights,
-    )
-
-
-def metrics(fitted: Fitted, card: ModelCard, dataset: Dataset, data: TrainingData) -> dict[str, Any]:
+def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str, Any]:
     """Facts of a fitted network; the validation accuracy is measured again in float32."""
-    images, labels = dataset.of("val")
-    last = fitted.history.iloc[fitted.best_epoch - 1]
+    images = ImageRows(inputs.images_NHWC, inputs.val_rows)
+    scores = probabilities(fitted.network, card, images, fitted.placement.device)
     return {
-        "best_val_accuracy": accuracy(probabilities(fitted.network, card, images, fitted.placement.device), labels),
-        "train_accuracy_at_best": float(last["train_accuracy"]),
+        "best_val_accuracy": measures.accuracy(scores, inputs.labels[inputs.val_rows]),
+        "train_accuracy_at_best": float(fitted.history["train_accuracy"].iloc[fitted.best_epoch - 1]),
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "parameters": sum(parameter.numel() for parameter in fitted.network.parameters()),
-        "training_images": len(np.unique(data.rows)),
+        "training_images": len(np.unique(inputs.rows)),
     }

@@ -1,1 +1,1 @@
-"""The training engine: recipe, loop, batched augmentation, device and precision, checkpoints. Knows no stage."""
+"""Training: the loop and the step, and all that they are made of. Knows no stage."""

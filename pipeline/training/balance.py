@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,7 @@ import pandas as pd
 from pipeline.errors import UserError
 
 
-@dataclass(frozen=True)
-class Balance:
+class Balance(NamedTuple):
     """`sample_index`: row, class and weight (chance of being drawn) of each training image, a line per time it is
     listed. `class_weights` [classes]: weights in the loss. `logit_offsets` [classes]: added to the logits there."""
 
@@ -32,14 +31,13 @@ def balanced(rows: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...],
     rarity = len(rows) / (len(class_names) * counts)
     weights = rarity[labels] if mode == "sampler" else np.ones(len(rows))
     index = pd.DataFrame({"row": rows, "class": np.array(class_names, dtype=object)[labels], "weight": weights})
+    if mode == "duplicates":
+        index = index.iloc[_duplicated(labels, counts, seed)].reset_index(drop=True)
     # Menon et al. 2020, arXiv:2007.07314 (tau = 1): a network that is trained with the log of the classes' shares
     # added to its logits learns logits without that share, which is what is used later on
     offsets = np.log(counts / len(rows)) if mode == "logit_adjustment" else np.zeros(len(class_names))
-    return Balance(
-        index.iloc[_duplicated(labels, counts, seed)].reset_index(drop=True) if mode == "duplicates" else index,
-        (rarity if mode == "loss_weights" else np.ones(len(class_names))).tolist(),
-        offsets.tolist(),
-    )
+    class_weights = rarity if mode == "loss_weights" else np.ones(len(class_names))
+    return Balance(index, class_weights.tolist(), offsets.tolist())
 
 
 def _duplicated(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -21,64 +20,56 @@ Seen = list[tuple[int, torch.Tensor, torch.Tensor]]  # of each norm: how many pa
 IMAGES = 1_024  # that statistics are computed from: their noise is a sixth of that of a share
 
 
-def _remembers(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """A batch norm with running statistics; its type stands for all of them."""
-    return isinstance(module, _BatchNorm) and module.running_mean is not None
+def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that have running statistics."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
-class Collected:
-    """What copies of a network, in training mode, see of batches, brought together in its running statistics."""
-
-    def __init__(self, network: nn.Module, copies: Sequence[nn.Module]) -> None:
-        aligned = zip(network.modules(), *(twin.modules() for twin in copies), strict=True)
-        self._layers = [
-            (own, seen) for own, *seen in aligned if isinstance(own, _BatchNorm) and own.track_running_stats
-        ]
-        for norm in (norm for _, seen in self._layers for norm in seen):
-            norm.momentum = None  # the mean over all that it sees, from a reset on
-            for name, buffer in norm.named_buffers(recurse=False):
-                setattr(norm, name, buffer.clone())
-
-    def reset(self) -> None:
-        """The copies forget what they saw, but for norms that are kept still (of a frozen backbone)."""
-        for norm in (norm for _, seen in self._layers for norm in seen if norm.training):
-            norm.reset_running_stats()
-
-    def take(self, place: int) -> Seen:
-        """What one of the copies has seen since it was last asked, or since the reset; it forgets that."""
-        seen = []
-        for norm in (copies[place] for _, copies in self._layers):
-            parts = int(norm.get_buffer("num_batches_tracked")) if norm.training else 0
-            sums = [norm.get_buffer(name) * parts for name in STATISTICS]
-            seen.append((parts, *sums))
-            if norm.training:
-                norm.reset_running_stats()
-        return seen
-
-    @torch.no_grad()
-    def gather(self, seen: Sequence[Seen], anew: bool = False) -> None:
-        """Move the network's statistics by their momentum, or `anew` altogether, to the mean over all parts, summed in
-        the order in which they are given."""
-        for (own, _), found in zip(self._layers, zip(*seen, strict=True), strict=True):
-            parts, *sums = zip(*found, strict=True)
-            if not sum(parts):
-                continue
-            batches = own.get_buffer("num_batches_tracked").add_(0 if anew else 1)
-            rate = 1.0 if anew else 1 / int(batches) if own.momentum is None else own.momentum
-            for name, each in zip(STATISTICS, sums, strict=True):
-                own.get_buffer(name).lerp_(torch.stack(each).sum(dim=0) / sum(parts), rate)
-
-
-def learning(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The batch norms that remember what they see while `network` trains: not those of a frozen backbone."""
-    return [module for module in network.train().modules() if _remembers(module) and module.training]
+def replica(network: nn.Module, share_gradients: bool) -> nn.Module:
+    """A copy on the same weights and buffers, but for the statistics of batch norm: means over what the copy sees
+    between two calls of `take`. A frozen norm, which does not train, sees nothing."""
+    shared = [*network.buffers(), *(network.parameters() if share_gradients else ())]
+    twin = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+    for mine, original in zip(twin.parameters(), network.parameters(), strict=True):
+        mine.data = original.data
+    for norm in tracking_norms(twin):
+        norm.momentum = None
+        for name, buffer in norm.named_buffers(recurse=False):
+            setattr(norm, name, buffer.clone())
+        norm.get_buffer("num_batches_tracked").zero_()
+    return twin
 
 
 def observer(network: nn.Module) -> nn.Module:
-    """A copy that computes as in evaluation, but whose batch norms normalize over what they see, and remember it."""
-    twin = copy.deepcopy(network, {id(weights): weights for weights in network.parameters()})  # which are shared
-    norms = learning(twin)
+    """A replica that computes as in evaluation, but whose batch norms normalize over what they see, and remember it."""
+    twin = replica(network, share_gradients=True).train()
+    learning = [norm for norm in tracking_norms(twin) if norm.training]
     twin.eval()
-    for norm in norms:
+    for norm in learning:
         norm.train()
     return twin
+
+
+def take(twin: nn.Module) -> Seen:
+    """What the norms of a replica have seen since the last call."""
+    seen = []
+    for norm in tracking_norms(twin):
+        parts = norm.get_buffer("num_batches_tracked")
+        mean, variance = (norm.get_buffer(name) * int(parts) for name in STATISTICS)
+        seen.append((int(parts), mean, variance))
+        parts.zero_()  # the next part replaces the mean and the variance
+    return seen
+
+
+@torch.no_grad()
+def gather(network: nn.Module, seen: Sequence[Seen], anew: bool = False) -> None:
+    """Move the network's statistics by their momentum, or `anew` altogether, to the mean over all parts, summed in the
+    order in which they are given."""
+    for norm, found in zip(tracking_norms(network), zip(*seen, strict=True), strict=True):
+        parts, *sums = zip(*found, strict=True)
+        if not sum(parts):
+            continue
+        batches = norm.get_buffer("num_batches_tracked").add_(0 if anew else 1)
+        rate = 1.0 if anew else 1 / int(batches) if norm.momentum is None else norm.momentum
+        for name, each in zip(STATISTICS, sums, strict=True):
+            norm.get_buffer(name).lerp_(torch.stack(each).sum(dim=0) / sum(parts), rate)

@@ -1,4 +1,4 @@
-"""Where an interrupted training goes on from: one file a training, replaced as a whole, never half written.
+"""Where an interrupted training goes on from: one file a seed, replaced as a whole, never half written.
 
 Apart from DVC's outputs, which DVC deletes before it runs a stage. Each file is named after a hash of all inputs of its
 training, so that nothing is resumed with other data, another recipe or other code.
@@ -8,68 +8,79 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline import layout
 from pipeline.artifacts import write_whole
 from pipeline.errors import UserError
 
 State = dict[str, Any]
-DIGITS = 16  # of the hash
+CODE = Path(__file__).parent.parent
+SOURCES = ("training/*.py", "augmentation/*.py", "networks/**/*.py", "stages/train.py", "stages/prune.py")
 
 
-class Vault:
-    """The state of one training in `folder`, saved at most every `seconds`; without a folder nothing is kept."""
+class Checkpoints:
+    """The states of a training's seeds, in `folder`, at most one every `seconds`; without a folder there are none."""
 
-    def __init__(self, folder: Path | None, fingerprint: str = "", seconds: float = 0.0) -> None:
-        self.folder = folder
-        self.path = folder / f"{fingerprint}.pt" if folder else None
-        self.seconds = seconds
+    def __init__(self, folder: Path | None, key: str = "", seconds: float = 0.0) -> None:
+        self.folder, self.key, self.seconds = folder, key, seconds
         self.saved = time.monotonic()
+        self.failure = ""
 
-    def load(self) -> State | None:
+    def path(self, seed: int) -> Path | None:
+        return self.folder / f"{self.key}-{seed}.pt" if self.folder else None
+
+    def load(self, seed: int) -> State | None:
         """Raises UserError for a file that is damaged."""
-        if self.path is None or not self.path.exists():
+        path = self.path(seed)
+        if path is None or not path.exists():
             return None
         try:
-            state: State = torch.load(self.path, map_location="cpu", weights_only=True)
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             reason = str(error).splitlines()[0][:80]
-            raise UserError(f"{self.path} cannot be read ({reason}): remove it to train from the start") from None
+            raise UserError(f"{path} cannot be read ({reason}): remove it to train from the start") from None
         return state
 
     def due(self) -> bool:
-        return self.path is not None and time.monotonic() - self.saved >= self.seconds
+        return self.folder is not None and time.monotonic() - self.saved >= self.seconds
 
-    def save(self, state: State) -> str:
-        """Replace the file; what is wrong if that is not possible, which costs this checkpoint, but never the training
-        and never the checkpoint before."""
-        if self.path is None:
-            return ""
-        content = io.BytesIO()  # torch does not say why it cannot write a file
+    def save(self, seed: int, state: State) -> None:
+        """Replace the file. Where that fails it is said, and costs neither the training nor the checkpoint before."""
+        path = self.path(seed)
+        if path is None:
+            return
+        content, failure = io.BytesIO(), ""  # torch does not say why it cannot write a file
         torch.save(state, content)
         try:
-            write_whole(self.path, content.getbuffer())
+            write_whole(path, content.getbuffer())
         except OSError as error:
-            return f"no checkpoint is written to {self.path.parent}: {error.strerror}"
-        finally:
-            self.saved = time.monotonic()
-        return ""
+            failure = f"no checkpoint is written to {path.parent}: {error.strerror}"
+        if failure != self.failure:
+            print(f"warning: {failure or 'checkpoints are written again'}", file=sys.stderr, flush=True)
+        self.failure, self.saved = failure, time.monotonic()
+
+    def clear(self) -> None:
+        """Once the results are written; states of other recipes are of no use any more either."""
+        for path in self.folder.glob("*.pt") if self.folder else ():
+            path.unlink(missing_ok=True)
 
 
-NOWHERE = Vault(None)
+NOWHERE = Checkpoints(None)
 
 
-def fingerprint(inputs: Sequence[Any], files: Iterable[Path], code: Iterable[Path]) -> str:
-    """Of `inputs`, by what they say of themselves, of large files, by size and time, and of code, by content."""
-    digest = hashlib.sha256(repr(inputs).encode())
-    for file in files:
-        facts = file.stat()
-        digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
-    for source in [path for place in code for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:DIGITS]
+def checkpoints_of(folder: Path, seconds: float, facts: Iterable[object], files: Iterable[Path]) -> Checkpoints:
+    """Under a hash of `facts`, by what they say of themselves, of the images, by size and time, and of the `files` and
+    the code, by content."""
+    images = layout.IMAGES.stat()
+    threads = torch.get_num_threads()
+    digest = hashlib.sha256(repr([*facts, images.st_size, images.st_mtime_ns, torch.__version__, threads]).encode())
+    for path in [*files, *sorted(source for pattern in SOURCES for source in CODE.glob(pattern))]:
+        digest.update(path.read_bytes())
+    return Checkpoints(folder, digest.hexdigest()[:16], seconds)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -41,54 +40,42 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
-    """Choose device and precision for a network; may run a few probing steps on a copy of it.
-
-    What a probe found is written to `record` and read from there the next time: measured anew, it might tip over, and
-    the same training would give other weights.
-    """
+    """Choose device and precision for a network; may run a few probing steps on a copy of it. What they found is
+    written to `record` and read from there the next time: measured anew, it might tip over, and the same training would
+    give other weights."""
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.backends.cudnn.deterministic = True
-    if recipe.precision == "float32":
-        return Placement(device, None, "float32, as told")
-    if recipe.precision == "bfloat16":
-        return Placement(device, torch.bfloat16, "bfloat16, as told")
+    if recipe.precision != "auto":
+        dtype = torch.bfloat16 if recipe.precision == "bfloat16" else None
+        return Placement(device, dtype, f"{recipe.precision}, as told")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
         return Placement(device, None, "float32: this GPU has no bfloat16")
-    circumstances = f"{torch.__version__}, {size} pixels, {network}"
-    ratio = _recalled(record, circumstances)
-    if ratio is None:
-        ratio = round(_probe(network, size, classes), 2)
-        if record is not None:
-            _keep(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
+    ratio = _recorded_ratio(network, size, classes, record)
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
     return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
 
 
-def _keep(record: Path, content: dict[str, Any]) -> None:
-    """A full disk costs the record, which is said, not the training."""
-    try:
-        write_json(record, content)
-    except OSError as error:
-        print(f"warning: the probe's result is not kept in {record}: {error.strerror}", file=sys.stderr)
-
-
-def _recalled(record: Path | None, circumstances: str) -> float | None:
-    if record is None or not record.exists():
-        return None
-    content = read_json(record)
-    return float(content["bfloat16_over_float32"]) if content["circumstances"] == circumstances else None
+def _recorded_ratio(network: nn.Module, size: int, classes: int, record: Path | None) -> float:
+    circumstances = f"{torch.__version__}, {size} pixels, {network}"
+    if record is not None and record.exists():
+        content = read_json(record)
+        if content["circumstances"] == circumstances:
+            return float(content["bfloat16_over_float32"])
+    ratio = round(_probe(network, size, classes), 2)
+    if record is not None:
+        with suppress(OSError):  # a full disk costs the record, not the training
+            write_json(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
+    return ratio
 
 
 def _probe(network: nn.Module, size: int, classes: int) -> float:
-    """How many times as fast bfloat16 is in training steps on random images, on the CPU.
-
-    By the seconds that one thread computes, not by the clock: beside busy neighbours the clock would decide by chance.
-    """
+    """How many times as fast bfloat16 is in training steps on random images, on the CPU: by the seconds that one thread
+    computes, as the clock would decide by chance beside busy neighbours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

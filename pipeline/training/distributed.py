@@ -20,87 +20,77 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
-class Team:
-    """`rank` of `size` processes; `local`: which of this machine's GPUs is this one's."""
+class Distributed:
+    """`rank` of `size` processes; `local_rank`: which of this machine's GPUs is this one's."""
 
     rank: int = 0
     size: int = 1
-    local: int = 0
+    local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network whose gradients are averaged over the team in `backward`."""
+        """The network whose gradients are averaged over the processes in `backward`."""
         if self.size == 1:
             return network
-        return DistributedDataParallel(network, device_ids=[self.local] if device.type == "cuda" else None)
+        return DistributedDataParallel(network, device_ids=[self.local_rank] if device.type == "cuda" else None)
 
-    def together(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Around a `backward`: gradients travel with the last part of a batch only."""
-        if last or not isinstance(wrapped, DistributedDataParallel):
-            return nullcontext()
-        held_back: AbstractContextManager[None] = wrapped.no_sync()
-        return held_back
+    def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Inside of it gradients are not averaged yet: they travel with the last part of a batch."""
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Summed over the team, in place."""
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """In place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
-    def most(self, number: int, device: torch.device) -> int:
-        """The largest of all: whoever stops alone leaves the others waiting for ever."""
+    def all_reduce_max(self, number: int, device: torch.device) -> int:
         if self.size == 1:
             return number
         largest = torch.tensor(number, device=device)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
 
-    def told(self, value: _Value) -> _Value:
-        """What the leader says."""
-        if self.size == 1:
-            return value
-        said = [value]
-        distributed.broadcast_object_list(said, 0)
-        return said[0]
-
-    def same_buffers(self, network: nn.Module) -> None:
-        """Each process has batch norm statistics of its own: the leader's count."""
+    def broadcast(self, value: _Value) -> _Value:
+        """The main process's value."""
+        values = [value]
         if self.size > 1:
-            for buffer in network.buffers():
-                distributed.broadcast(buffer, 0)
+            distributed.broadcast_object_list(values, 0)
+        return values[0]
+
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Each process has batch norm statistics of its own: the main process's count."""
+        for buffer in network.buffers() if self.size > 1 else ():
+            distributed.broadcast(buffer, 0)
 
 
-ALONE = Team()
+ALONE = Distributed()
 
 
-def start(processes: int) -> None:
-    """Replace this process by torchrun, which runs the same command `processes` times; does nothing inside of it."""
-    if processes == 1 or _launched():
-        return
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.execv(sys.executable, [*torchrun, "-m", "pipeline", *sys.argv[1:]])
-
-
-def _launched() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def start_processes(count: int) -> None:
+    """Replace this process by torchrun, which runs the same command `count` times; does nothing inside of it."""
+    if count > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        os.execv(sys.executable, [*torchrun, "-m", "pipeline", *sys.argv[1:]])
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Team]:
-    """The team that torchrun has started this process in, if it has. `device` as in `train.device`."""
-    if not _launched() or int(os.environ["WORLD_SIZE"]) == 1:
+def process_group(device: str) -> Iterator[Distributed]:
+    """The processes that torchrun has started, this one among them, or this one alone. `device`: `train.device`."""
+    size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if size == 1:
         yield ALONE
         return
-    team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    group = Distributed(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
     on_gpus = choose_device(device).type == "cuda"
     if on_gpus:
-        if team.local >= torch.cuda.device_count():
+        if group.local_rank >= torch.cuda.device_count():
             raise UserError(f"train.processes needs a GPU each, and there are {torch.cuda.device_count()}: lower it")
-        torch.cuda.set_device(team.local)
+        torch.cuda.set_device(group.local_rank)
     distributed.init_process_group("nccl" if on_gpus else "gloo")
-    yield team
+    yield group
     # Not after an error: NCCL would wait for the others, who wait for us; torchrun ends them
     distributed.destroy_process_group()

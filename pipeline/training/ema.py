@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class Average:
-    """`network` is a copy whose weights, and statistics of batch norm, follow those of another one."""
+class Ema(AveragedModel):
+    """`module` is a copy whose weights, and statistics of batch norm, follow those of another network."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        super().__init__(network, multi_avg_fn=self._follow, use_buffers=True)
+        self.requires_grad_(False)
         self.decay = decay
-        self.updates = 0
+        self.update_parameters(network)  # the first update copies
 
-    @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
-        self.updates += 1
-        # Young averages forget faster, or they would remember the initialization
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine, others = self.network.state_dict(), network.state_dict()
-        floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([mine[name] for name in floats], [others[name] for name in floats], 1 - decay)
-        for name in mine.keys() - set(floats):
-            mine[name].copy_(others[name])
+    def _follow(self, mine: Any, others: Any, updates: Any) -> None:
+        """Young averages forget faster, or they would remember the initialization."""
+        if mine[0].is_floating_point():
+            count = int(self.n_averaged)  # `updates` is on the device, which nothing should wait for
+            decay = min(self.decay, (1 + count) / (10 + count))
+            torch._foreach_lerp_(mine, others, 1 - decay)
+        else:
+            torch._foreach_copy_(mine, others)

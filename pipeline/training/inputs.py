@@ -1,50 +1,87 @@
-"""What the data stages left for training, and the card of the network that comes of it."""
+"""What a training gets, from what the data stages left, and the card of the network that comes of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline import layout
 from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, read_table
+from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.policy import Policy
-from pipeline.config import Model
+from pipeline.config import Model, Train
 from pipeline.networks.architectures import checked, find
+from pipeline.networks.weights import fresh
 from pipeline.preprocessing import Preprocessing
-from pipeline.training.balance import Balance
+from pipeline.training.balance import Balance, limited
+
+LOOKED_AT = 4096  # training images from which a network may be prepared
+FILES = (layout.SPLITS, layout.POLICY, layout.SAMPLE_INDEX, layout.NORM_STATS, layout.PREPROCESSING)
 
 
 @dataclass(frozen=True)
-class Material:
-    """What `augment` left for training."""
+class TrainingInputs:
+    """What a training may see: never the test split. `images_NHWC` are all images (uint8, possibly mapped from disk),
+    `labels` [N] index `class_names`; `rows` and `val_rows` select. `draw_weights` [len(rows)] or None: chances of being
+    drawn. `class_weights`, `logit_offsets` [classes]: of the training loss (see balance.py)."""
 
-    dataset: Dataset
+    images_NHWC: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    rows: np.ndarray
+    val_rows: np.ndarray
+    draw_weights: np.ndarray | None
+    class_weights: np.ndarray
+    logit_offsets: np.ndarray
     policy: Policy
-    balance: Balance
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What a training makes of all this depends on."""
-        index = self.balance.sample_index
-        return [self.policy, self.balance.class_weights, self.balance.logit_offsets, index.to_csv(index=False)]
 
 
-def material_of(images: Path, splits: Path, augmented: Path) -> Material:
-    policy, stats = read_json(augmented / "policy.json"), read_json(augmented / "norm_stats.json")
-    return Material(
-        read_dataset(images, splits),
-        Policy(**policy["policy"]),
-        Balance(read_table(augmented / "sample_index.parquet"), policy["class_weights"], policy["logit_offsets"]),
-        tuple(stats["mean"]),
-        tuple(stats["std"]),
+def inputs_of(dataset: Dataset, balance: Balance, policy: Policy, recipe: Train) -> TrainingInputs:
+    """The training rows (all, or `train.limit` of them) and the validation rows."""
+    index = limited(balance.sample_index, recipe.limit, recipe.seed)
+    weights = index["weight"].to_numpy()
+    return TrainingInputs(
+        images_NHWC=dataset.images_NHWC,
+        labels=dataset.labels,
+        class_names=dataset.class_names,
+        rows=index["row"].to_numpy(),
+        val_rows=dataset.rows("val"),
+        draw_weights=None if (weights == weights[0]).all() else weights,
+        class_weights=np.asarray(balance.class_weights),
+        logit_offsets=np.asarray(balance.logit_offsets),
+        policy=policy,
     )
 
 
-def card_of(model: Model, material: Material, preprocessing: Path) -> ModelCard:
-    prepared = Preprocessing.from_record(read_json(preprocessing))
+def read_inputs(recipe: Train) -> TrainingInputs:
+    policy = read_json(layout.POLICY)
+    balance = Balance(read_table(layout.SAMPLE_INDEX), policy["class_weights"], policy["logit_offsets"])
+    dataset = read_dataset(layout.IMAGES, layout.SPLITS)
+    return inputs_of(dataset, balance, Policy(**policy["policy"]), recipe)
+
+
+def read_card(model: Model, class_names: tuple[str, ...]) -> ModelCard:
+    """Of the network that an entry of `models` describes."""
+    prepared = Preprocessing.from_record(read_json(layout.PREPROCESSING))
+    stats = read_json(layout.NORM_STATS)
     file, options = find(model.architecture), checked(model.architecture, model.options)
     own = file.statistics(options) if hasattr(file, "statistics") else None
-    mean, std = own or (material.mean, material.std)
-    return ModelCard(model.architecture, material.dataset.class_names, prepared, mean, std, model.options)
+    mean, std = own or (tuple(stats["mean"]), tuple(stats["std"]))
+    return ModelCard(model.architecture, class_names, prepared, mean, std, model.options)
+
+
+def initialized(card: ModelCard, inputs: TrainingInputs, seed: int) -> nn.Module:
+    """A network as its training begins with it. Seeds torch's generator."""
+    torch.manual_seed(seed)
+    network = fresh(card)
+    file, options = find(card.architecture), checked(card.architecture, card.options)
+    if hasattr(file, "pretrain"):
+        file.pretrain(network, options)
+    if hasattr(file, "prepare"):
+        some = np.random.default_rng(seed).permutation(inputs.rows)[:LOOKED_AT]
+        plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)
+        file.prepare(network, plain(torch.from_numpy(inputs.images_NHWC[np.sort(some)])))
+    return network

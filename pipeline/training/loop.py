@@ -1,10 +1,9 @@
-"""The training loop: epochs and steps, the best validation epoch kept, checkpoints to go on from."""
+"""The training loop: epochs and steps, the best epoch by validation, checkpoints to go on from."""
 
 from __future__ import annotations
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,41 +12,27 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from pipeline.artifacts import ModelCard
-from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.training import batch_norm
-from pipeline.training.checkpointing import NOWHERE, State, Vault
-from pipeline.training.data_loading import Feed, feed
+from pipeline.training.checkpointing import NOWHERE, Checkpoints, State
+from pipeline.training.data_loading import DataLoader, batches_of, data_loader
 from pipeline.training.device import Placement, place
-from pipeline.training.distributed import ALONE, Team
-from pipeline.training.progress import Epoch, Progress, device_health
+from pipeline.training.distributed import ALONE, Distributed
+from pipeline.training.inputs import TrainingInputs
 from pipeline.training.schedule import share
 from pipeline.training.signals import Interrupted, Stop, noticed
-from pipeline.training.step import NEVER, Engine, Tally
+from pipeline.training.step import NEVER, TrainingStep
 
-ASK = 20  # steps of a team between two questions whether to stop: each costs a wait for all
+ASK = 20  # steps of several processes between two questions whether to stop: each costs a wait for all
 LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
 
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a fit may see: never the test split.
-
-    `images_NHWC` are all images of the dataset (uint8, possibly mapped from disk); `rows` and `val_rows` select.
-    `draw_weights` [len(rows)] or None: chances of being drawn. `class_weights`, `logit_offsets` [classes]: of the
-    training loss (see balance.py).
-    """
-
-    images_NHWC: np.ndarray
-    labels: np.ndarray
-    rows: np.ndarray
-    val_rows: np.ndarray
-    class_weights: np.ndarray
-    logit_offsets: np.ndarray
-    draw_weights: np.ndarray | None
+POSITION = ("history", "best_state", "best_epoch", "done")  # what a checkpoint holds beside the state of the step
+# Told after each epoch: its row of the history, and its cost, which stays out of DVC's outputs
+OnEpoch = Callable[[dict[str, float], dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -63,139 +48,147 @@ class Fitted:
 def fit(
     network: nn.Module,
     card: ModelCard,
-    data: TrainingData,
+    inputs: TrainingInputs,
     recipe: Train,
-    policy: Policy,
-    on_epoch: Callable[[Epoch], None],
-    *,
-    rates: Mapping[str, float] | None = None,
-    vault: Vault = NOWHERE,
-    team: Team = ALONE,
+    on_epoch: OnEpoch = lambda row, cost: None,
+    checkpoints: Checkpoints = NOWHERE,
+    group: Distributed = ALONE,
 ) -> Fitted:
-    """Train in place, from the vault's state if there is one. `rates`: see optimizer.py. Seeds torch's generator.
-
-    Raises UserError when the loss stops being finite, and Interrupted when a signal asked for an end: the state is
-    then in the vault.
-    """
-    record = vault.folder / "probe.json" if vault.folder and team.leads else None
+    """Train in place, from the checkpoint if there is one. Raises UserError when the loss stops being finite, and
+    Interrupted, with the state in the checkpoint, when a signal asked for an end."""
+    record = checkpoints.folder / "probe.json" if checkpoints.folder and group.is_main else None
     # One process decides for all
-    placement = team.told(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
-    state = vault.load()
-    weights = (data.class_weights, data.logit_offsets)
-    rows = np.concatenate([data.rows, data.val_rows])
-    sharers = team.size if placement.device.type == "cpu" else 1
+    placement = group.broadcast(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
+    state = checkpoints.load(recipe.seed)
+    rows = np.concatenate([inputs.rows, inputs.val_rows])
+    sharers = group.size if placement.device.type == "cpu" else 1
     try:
-        engine = Engine(network, card, weights, recipe, policy, placement, rates or {}, team)
-        source = feed(data.images_NHWC, data.labels, rows, recipe.images, placement.device, sharers)
-        training = _Training(engine, data, source, vault, on_epoch)
+        step = TrainingStep(network, card, inputs, recipe, placement, group)
+        loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
+        training = _Training(step, inputs, loader, checkpoints)
         if state:
             training.load(state)
-        with noticed() as stop, engine.at_work():
-            training.run(stop)
+        with noticed() as stop, step.workers.at_work():
+            training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
-            f"train.micro_batch, or choose a smaller network"
+            f"train.micro_batch or ingest.image_size, choose a smaller network, or set train.device to cpu"
         ) from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
 
 
+def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
+    """A plain line for an epoch; `left`: seconds to go, about."""
+    minutes, seconds = divmod(round(left), 60)
+    print(
+        f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
+        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
+        f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go",
+        flush=True,
+    )
+
+
 class _Training:
-    """Where a training stands: what a checkpoint holds beside the engine's state."""
+    """Where a training stands."""
 
     def __init__(
-        self, engine: Engine, data: TrainingData, source: Feed, vault: Vault, on_epoch: Callable[[Epoch], None]
+        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints
     ) -> None:
-        self.engine, self.recipe, self.team = engine, engine.recipe, engine.team
-        self.data, self.source, self.vault, self.on_epoch = data, source, vault, on_epoch
+        self.step, self.recipe, self.group = step, step.recipe, step.group
+        self.inputs, self.loader, self.checkpoints = inputs, loader, checkpoints
         self.history: list[dict[str, float]] = []
-        self.best_state: State = copy.deepcopy(engine.kept.state_dict())
+        self.best_state: State = copy.deepcopy(step.validated.state_dict())
         self.best_epoch = 0
-        self.step = 0  # of the epoch that is going on
-        self.seconds = 0.0  # of training, before this attempt
-        self.now = 0.0  # seconds of training at the last step
-        self.clock = time.perf_counter()
-        self.steps = len(self._batches(1))
-        self.complaint = ""  # about checkpoints
+        self.done = 0  # steps of the epoch that is going on
+        self.now = 0.0  # seconds of training at the last step, where they count
+        self.start = time.perf_counter()  # of the training, less the time between its attempts
+        self.steps = len(batches_of(inputs, step.recipe, 1, step.group.size))
 
     def state(self) -> State:
-        return {
-            "engine": self.engine.state(),
-            "history": self.history,
-            "best_state": self.best_state,
-            "best_epoch": self.best_epoch,
-            "step": self.step,
-            "seconds": self._elapsed(),
-        }
+        position = {name: getattr(self, name) for name in POSITION}
+        return {"step": self.step.state(), "seconds": time.perf_counter() - self.start, **position}
 
     def load(self, state: State) -> None:
-        self.engine.load(state["engine"])
-        self.history, self.best_state = state["history"], state["best_state"]
-        self.best_epoch, self.step = state["best_epoch"], state["step"]
-        self.now = self.seconds = state["seconds"]
-        if self.team.leads:
-            print(f"going on {self._where()}, from the checkpoint in {self.vault.folder}", flush=True)
+        self.step.load(state["step"])
+        for name in POSITION:
+            setattr(self, name, state[name])
+        self.now = state["seconds"]
+        self.start = time.perf_counter() - self.now
+        if self.group.is_main:
+            print(f"going on {self._where()}, from the checkpoint in {self.checkpoints.folder}", flush=True)
 
-    def run(self, stop: Stop) -> None:
-        self.clock = time.perf_counter()
+    def run(self, stop: Stop, on_epoch: OnEpoch) -> None:
         while self._goes_on():
-            self._epoch(len(self.history) + 1, stop)
-            self._pause(stop, self.step)
+            row, cost = self._epoch(len(self.history) + 1, stop)
+            if self.group.is_main:
+                limit = 60 * self.recipe.time_limit or math.inf
+                by_steps = (self.recipe.epochs - len(self.history)) * cost["epoch_seconds"]
+                say(row, cost, min(by_steps, max(0.0, limit - (time.perf_counter() - self.start))))
+                on_epoch(row, cost)
+            self._pause(stop, self.done)
         self._save_if(True)  # the other seeds may still be killed
 
     def _goes_on(self) -> bool:
-        if not self.history or self.step:  # one epoch in any case, and none is left half done
+        if not self.history or self.done:  # one epoch in any case, and none is left half done
             return True
         self._tell_time()
-        return len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and not self._out_of_patience()
+        patient = not self.recipe.patience or len(self.history) - self.best_epoch < self.recipe.patience
+        return len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and patient
 
-    def _epoch(self, epoch: int, stop: Stop) -> None:
-        engine, start, waited = self.engine, time.perf_counter(), self.source.waited
-        batches = self._batches(epoch)
+    def _epoch(self, epoch: int, stop: Stop) -> tuple[dict[str, float], dict[str, float]]:
+        """Its row of the history, and its cost."""
+        step, start, waited = self.step, time.perf_counter(), self.loader.waited
+        batches = batches_of(self.inputs, self.recipe, epoch, self.group.size)
         learning_rate = self._learning_rate(0)
-        images = sum(len(batch) for batch in batches[self.step :])
-        with Progress(epoch, self.recipe.epochs, images, self.team.leads) as bar:
-            engine.crew.train()
-            for inputs, labels in self.source.batches([self._mine(batch) for batch in batches[self.step :]]):
+        images = sum(len(batch) for batch in batches[self.done :])
+        hidden = None if self.group.is_main else True  # None: shown on a terminal
+        name = f"epoch {epoch}/{self.recipe.epochs}"
+        with tqdm(total=images, desc=name, unit=" images", leave=False, disable=hidden) as bar:
+            looked = time.monotonic()
+            step.train()
+            for pixels, labels in self.loader.batches([self._mine(batch) for batch in batches[self.done :]]):
                 self._tell_time()
-                number = (epoch - 1) * self.steps + self.step
-                engine.step(inputs, labels, self._learning_rate(self.step), number, len(batches[self.step]))
-                self.step += 1
-                if bar.moved(len(labels) * self.team.size) > LOOK or engine.placement.device.type == "cpu":
-                    bar.show(self._look())
+                number = (epoch - 1) * self.steps + self.done
+                step.update(pixels, labels, self._learning_rate(self.done), number, len(batches[self.done]))
+                self.done += 1
+                bar.update(len(labels) * self.group.size)
+                if step.device.type == "cpu" or time.monotonic() - looked > LOOK:
+                    sums, looked = self._look(), time.monotonic()
+                    accuracy = sums["correct"] / sums["seen"]
+                    bar.set_postfix_str(f"loss {sums['loss'] / sums['seen']:.3f}, accuracy {accuracy:.3f}", False)
                 self._pause(stop, number + 1)
                 if self._share_of_time() >= 1:
                     break
-        tally = self._look(self.team)
+        sums = self._look(self.group)
         trained = time.perf_counter() - start
         val_loss, val_accuracy = self._validate(stop)
         row = {
             "epoch": epoch,
             "learning_rate": learning_rate,
-            "train_loss": tally["loss"] / tally["seen"],
-            "train_accuracy": tally["correct"] / tally["seen"],
+            "train_loss": sums["loss"] / sums["seen"],
+            "train_accuracy": sums["correct"] / sums["seen"],
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "gradient_norm": tally["norm"] / tally["steps"],
-            "gradient_norm_max": tally["norm_max"],
+            "gradient_norm": sums["norm"] / self.done,
+            "gradient_norm_max": sums["norm_max"],
         }
-        if self.best_epoch == 0 or (val_accuracy, -val_loss) > self._best():
-            self.best_state, self.best_epoch = copy.deepcopy(engine.kept.state_dict()), epoch
         self.history.append(row)
-        self.step, engine.tally = 0, Tally.empty(engine.placement.device)
+        best = self.history[self.best_epoch - 1]
+        if self.best_epoch == 0 or (val_accuracy, -val_loss) > (best["val_accuracy"], -best["val_loss"]):
+            self.best_state, self.best_epoch = copy.deepcopy(step.validated.state_dict()), epoch
+        self.done = 0
+        step.reset_tally()
         cost = {
             "epoch_seconds": time.perf_counter() - start,
             "images_per_second": images / trained,
-            "data_wait_share": (self.source.waited - waited) / trained,
-            **device_health(engine.placement.device),
+            "data_wait_share": (self.loader.waited - waited) / trained,
         }
-        self._save_if(self.vault.due())
-        if self.team.leads:
-            left = (self.recipe.epochs - epoch) * cost["epoch_seconds"]
-            if self.recipe.time_limit:
-                left = min(left, max(0.0, 60 * self.recipe.time_limit - self._elapsed()))
-            self.on_epoch(Epoch(row, cost, left))
+        if step.device.type == "cuda":
+            cost["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+            torch.cuda.reset_peak_memory_stats()
+        return row, cost
 
     def _learning_rate(self, step: int) -> float:
         """By the steps or by the time, whichever is further."""
@@ -204,93 +197,63 @@ class _Training:
         return self.recipe.learning_rate * share(self.recipe, min(1.0, max(done, self._share_of_time())), val_losses)
 
     def _tell_time(self) -> None:
-        """A team goes by one clock, or its learning rates would drift apart."""
+        """All processes go by one clock, or their learning rates would drift apart."""
         if self.recipe.time_limit:
-            self.now = self.team.told(self._elapsed())
+            self.now = self.group.broadcast(time.perf_counter() - self.start)
 
     def _share_of_time(self) -> float:
         return self.now / (60 * self.recipe.time_limit) if self.recipe.time_limit else 0.0
 
-    def _out_of_patience(self) -> bool:
-        patience = self.recipe.patience
-        return bool(patience) and len(self.history) - self.best_epoch >= patience
-
-    def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.clock
-
-    def _best(self) -> tuple[float, float]:
-        row = self.history[self.best_epoch - 1]
-        return row["val_accuracy"], -row["val_loss"]
-
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of an epoch: a permutation, or draws with replacement where rare classes come more
-        often; a function of the seed and the epoch alone. All batches are of one size, give or take an image: a small
-        one at the end would move the weights, and batch norm, as far as the others do."""
-        data, order = self.data, np.random.default_rng([self.recipe.seed, epoch])
-        if data.draw_weights is None:
-            drawn = order.permutation(data.rows)
-        else:
-            drawn = order.choice(data.rows, len(data.rows), p=data.draw_weights / data.draw_weights.sum())
-        # Batch norm has no variance over a single image
-        most = max(1, len(drawn) // (2 * self.team.size))
-        return np.array_split(drawn, min(math.ceil(len(drawn) / self.recipe.batch_size), most))
-
     def _mine(self, rows: np.ndarray) -> np.ndarray:
         """This process's share of them."""
-        return np.array_split(rows, self.team.size)[self.team.rank]
+        return np.array_split(rows, self.group.size)[self.group.rank]
 
     def _validate(self, stop: Stop) -> tuple[float, float]:
         """Mean cross-entropy and accuracy on the validation rows. Raises UserError when the loss is not finite."""
-        engine, team, size = self.engine, self.team, self.recipe.batch_size
-        some = np.random.default_rng(self.recipe.seed).permutation(self.data.rows)[: batch_norm.IMAGES]
-        engine.settle(self.source.batches(np.array_split(some, math.ceil(len(some) / size))))
-        team.same_buffers(engine.kept)
-        mine = self._mine(self.data.val_rows)
-        sums = torch.zeros(3, device=engine.placement.device)
-        for images, labels in self.source.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
-            sums += engine.score(images, labels)
-            if team.size == 1:  # processes may have different numbers of batches here
-                self._pause(stop, self.step)
-        loss, correct, count = team.total(sums).tolist()
-        assert count == len(self.data.val_rows)
+        step, size = self.step, self.recipe.batch_size
+        some = np.random.default_rng(self.recipe.seed).permutation(self.inputs.rows)[: batch_norm.IMAGES]
+        step.settle(self.loader.batches(np.array_split(some, math.ceil(len(some) / size))))
+        self.group.broadcast_buffers(step.validated)
+        mine = self._mine(self.inputs.val_rows)
+        sums = torch.zeros(3, device=step.device)
+        for pixels, labels in self.loader.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
+            sums += step.score(pixels, labels)
+            if self.group.size == 1:  # processes may have different numbers of batches here
+                self._pause(stop, self.done)
+        loss, correct, count = self.group.all_reduce_sum(sums).tolist()
+        assert count == len(self.inputs.val_rows)
         if not math.isfinite(loss):
-            raise UserError(f"the validation loss is not finite in epoch {len(self.history) + 1}: {self._remedy()}")
+            raise self._not_finite(f"validation loss is not finite in epoch {len(self.history) + 1}")
         return loss / count, correct / count
 
-    def _look(self, team: Team = ALONE) -> dict[str, float]:
-        """The sums so far. Raises UserError when a loss was not finite."""
-        tally = self.engine.tally.read(team)
-        if tally["bad_step"] < NEVER:
-            at = int(tally["bad_step"])
-            progress = at / self.steps / self.recipe.epochs
-            rate = self.recipe.learning_rate * share(self.recipe, progress, [row["val_loss"] for row in self.history])
-            raise UserError(
-                f"the loss is not finite in epoch {at // self.steps + 1}, step {at % self.steps + 1} of {self.steps}, "
-                f"at learning rate {rate:.3g}: {self._remedy()}"
-            )
-        return tally
+    def _look(self, group: Distributed = ALONE) -> dict[str, float]:
+        """The sums of the epoch so far. Raises UserError when a loss was not finite."""
+        sums = self.step.read_tally(group)
+        if sums["bad_step"] < NEVER:
+            epoch, step = divmod(int(sums["bad_step"]), self.steps)
+            where = f"in epoch {epoch + 1}, step {step + 1} of {self.steps}"
+            raise self._not_finite(f"loss is not finite {where}, at learning rate {self._learning_rate(step):.3g}")
+        return sums
 
-    def _remedy(self) -> str:
+    def _not_finite(self, what: str) -> UserError:
         clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
-        return f"lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` looks for a good one"
+        remedy = f"lower train.learning_rate{clip}; `python -m pipeline lr-find MODEL` looks for a good one"
+        return UserError(f"the {what}: {remedy}")
 
     def _pause(self, stop: Stop, number: int) -> None:
         """Between two steps, the next of which is `number`: a checkpoint if it is time, an end if a signal asked."""
         asked = stop.signal_number
-        if self.team.size > 1:
-            asked = self.team.most(asked, self.engine.placement.device) if number % ASK == 0 else 0
-        self._save_if(bool(asked) or self.vault.due())
+        if self.group.size > 1:  # whoever stops alone leaves the others waiting for ever
+            asked = self.group.all_reduce_max(asked, self.step.device) if number % ASK == 0 else 0
+        self._save_if(bool(asked) or self.checkpoints.due())
         if asked:
             raise Interrupted(asked, self._where())
 
     def _save_if(self, wanted: bool) -> None:
         """Never a state whose loss was not finite."""
-        if wanted and self.team.leads:
+        if wanted and self.group.is_main:
             self._look()
-            complaint = self.vault.save(self.state())
-            if complaint != self.complaint:
-                self.complaint = complaint
-                print(f"warning: {complaint or 'checkpoints are written again'}", file=sys.stderr, flush=True)
+            self.checkpoints.save(self.recipe.seed, self.state())
 
     def _where(self) -> str:
-        return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.step} of {self.steps}"
+        return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.done} of {self.steps}"

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.training.data_loading import Feed
-from pipeline.training.step import Engine, Tally
+from pipeline.training.data_loading import DataLoader
+from pipeline.training.step import TrainingStep
 
 LOWEST, HIGHEST = 1e-6, 10.0
 MEMORY = 0.9  # of the moving average of the loss
@@ -17,40 +17,35 @@ DIVERGED = 3.0  # times the lowest loss so far
 SAFE = 0.3  # share of the learning rate at which the loss is lowest, where a schedule may have its peak
 
 
-def find_learning_rate(engine: Engine, source: Feed, rows: np.ndarray, steps: int) -> pd.DataFrame:
-    """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up.
-
-    The network is spoiled; the engine must be at work.
-    """
-    batch = engine.recipe.batch_size
+def find_learning_rate(step: TrainingStep, loader: DataLoader, rows: np.ndarray, steps: int) -> pd.DataFrame:
+    """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up. The network is spoiled."""
+    batch = step.recipe.batch_size
     epochs = math.ceil(steps * batch / len(rows))
-    drawn = np.concatenate([np.random.default_rng([engine.recipe.seed, i]).permutation(rows) for i in range(epochs)])
-    parts = [drawn[i * batch : (i + 1) * batch] for i in range(steps)]
+    drawn = np.concatenate([np.random.default_rng([step.recipe.seed, i]).permutation(rows) for i in range(epochs)])
     found: list[dict[str, float]] = []
     average, lowest = 0.0, math.inf
-    engine.crew.train()
-    for i, (images, labels) in enumerate(source.batches(parts)):
-        learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
-        engine.tally = Tally.empty(engine.placement.device)
-        engine.step(images, labels, learning_rate, i, len(labels))
-        tally = engine.tally.read()
-        loss = tally["loss"] / tally["seen"]
-        if not math.isfinite(loss):
-            break
-        average = MEMORY * average + (1 - MEMORY) * loss
-        smooth = average / (1 - MEMORY ** (i + 1))
-        found.append({"learning_rate": learning_rate, "loss": loss, "smooth": smooth})
-        lowest = min(lowest, smooth)
-        if i > steps // 10 and smooth > DIVERGED * lowest:
-            break
+    step.train()
+    with step.workers.at_work():
+        parts = [drawn[i * batch : (i + 1) * batch] for i in range(steps)]
+        for i, (images, labels) in enumerate(loader.batches(parts)):
+            learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
+            step.reset_tally()
+            step.update(images, labels, learning_rate, i, len(labels))
+            tally = step.read_tally()
+            loss = tally["loss"] / tally["seen"]
+            if not math.isfinite(loss):
+                break
+            average = MEMORY * average + (1 - MEMORY) * loss
+            smooth = average / (1 - MEMORY ** (i + 1))
+            found.append({"learning_rate": learning_rate, "loss": loss, "smooth": smooth})
+            lowest = min(lowest, smooth)
+            if i > steps // 10 and smooth > DIVERGED * lowest:
+                break
     return pd.DataFrame(found)
 
 
 def suggested(found: pd.DataFrame) -> tuple[float, float]:
-    """Where the loss falls fastest, and what to set: a share of where it is lowest.
-
-    Raises UserError when the loss never fell.
-    """
+    """Where the loss falls fastest, and what to set: a share of where it is lowest. UserError when it never fell."""
     smooth = found["smooth"].to_numpy() if len(found) else np.zeros(1)
     lowest = int(smooth.argmin())
     if lowest < 3:

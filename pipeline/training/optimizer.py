@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,35 +12,25 @@ from pipeline.errors import UserError
 
 
 def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-    """`rates`: factors on the learning rate by parameter name, where it is not 1; 0 freezes the parameter.
-
-    The learning rates are set for each step by `set_learning_rate`.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """`rates`: factors on the learning rate (see `set_learning_rate`) by parameter name, where it is not 1; 0 freezes
+    the parameter. Raises UserError where that leaves none."""
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         rate = rates.get(name, 1.0)
         parameter.requires_grad_(rate > 0 and parameter.requires_grad)
-        if not parameter.requires_grad:
-            continue
-        # Weight decay only on matrices and filters: on norms and biases it hurts (He et al. 2018, arXiv:1812.01187)
-        decays = recipe.decay_all or parameter.ndim > 1
-        groups.setdefault((rate, recipe.weight_decay if decays else 0.0), []).append(parameter)
-    if not groups:
+        if parameter.requires_grad:
+            # Weight decay only on matrices and filters: on norms and biases it hurts (He et al. 2018, arXiv:1812.01187)
+            decays = recipe.decay_all or parameter.ndim > 1
+            grouped.setdefault((rate, recipe.weight_decay if decays else 0.0), []).append(parameter)
+    if not grouped:
         raise UserError("every parameter is frozen, so there is nothing to train: unfreeze some in the model's options")
-    options = [
-        {"params": parameters, "weight_decay": decay, "rate": rate} for (rate, decay), parameters in groups.items()
-    ]
-    return _kind(options, recipe)
-
-
-def _kind(groups: list[dict[str, Any]], recipe: Train) -> torch.optim.Optimizer:
-    """Fused: one pass over the parameters instead of one an operation."""
+    groups = [{"params": learning, "weight_decay": decay, "rate": rate} for (rate, decay), learning in grouped.items()]
+    rate, momentum = recipe.learning_rate, recipe.momentum
+    # Fused: one pass over the parameters instead of one an operation
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
-        )
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+    return kind(groups, lr=rate, betas=(momentum, 0.999), fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

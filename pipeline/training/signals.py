@@ -45,11 +45,7 @@ def noticed() -> Iterator[Stop]:
         stop.signal_number = signal_number
         signal.signal(signal_number, before[signal.Signals(signal_number)])
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        yield stop
-        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

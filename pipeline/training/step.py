@@ -7,117 +7,118 @@ training that goes on from a checkpoint, or does a step again, draws what it wou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from pipeline.artifacts import ModelCard
 from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.mixup import Mixer
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Train
-from pipeline.errors import UserError
-from pipeline.training.batch_norm import Collected, Seen, learning, observer
+from pipeline.networks.architectures import learning_rates
+from pipeline.training import batch_norm, data_parallel
 from pipeline.training.checkpointing import State
-from pipeline.training.data_parallel import LANES, Crew, Made, workers_for
+from pipeline.training.data_parallel import LANES, Workers, workers_for
 from pipeline.training.device import Placement
-from pipeline.training.distributed import ALONE, Team
-from pipeline.training.ema import Average
-from pipeline.training.loss import Objective
+from pipeline.training.distributed import ALONE, Distributed
+from pipeline.training.ema import Ema
+from pipeline.training.inputs import TrainingInputs
+from pipeline.training.loss import Loss
 from pipeline.training.optimizer import make_optimizer, set_learning_rate
 
 SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
-FIELDS = ("loss", "correct", "seen", "norm", "norm_max", "steps", "bad_step")
+# Over the steps of an epoch: sums, but for the largest norm (of the gradients before clipping) and the first bad step
+TALLY = ("loss", "correct", "seen", "norm", "norm_max", "bad_step")
 
-
-_Item = TypeVar("_Item")
 Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
 
 
-@dataclass
-class Tally:
-    """Sums over the steps of an epoch, on the device; `norm`: of the gradients before clipping."""
+@dataclass(frozen=True)
+class Worker:
+    """`network`: the one that is trained, or a replica of it, with `generator` for its dropout; `forward` runs it."""
 
-    values: torch.Tensor
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    network: nn.Module
+    generator: torch.Generator | None
+    observer: nn.Module
+    augment: Augmenter
+    mix: Mixer
 
-    @staticmethod
-    def empty(device: torch.device) -> Tally:
-        return Tally(torch.tensor([0.0] * (len(FIELDS) - 1) + [NEVER], device=device))
-
-    def read(self, team: Team = ALONE) -> dict[str, float]:
-        """Waits for the device. Of the whole team: sums, and the first of the bad steps."""
-        sums = team.total(self.values[:3].clone())
-        return dict(zip(FIELDS, [*sums.tolist(), *self.values[3:].tolist()], strict=True))
-
-
-def _cut(items: Sequence[_Item], count: int) -> list[Sequence[_Item]]:
-    """Into `count` runs of about the same length."""
-    return [items[i * len(items) // count : (i + 1) * len(items) // count] for i in range(count)]
+    def seed(self, augment: int, mix: int, dropout: int) -> None:
+        self.augment.reseed(augment)
+        self.mix.reseed(mix)
+        _ = self.generator.manual_seed(dropout) if self.generator else torch.manual_seed(dropout)
 
 
-class Engine:
+class TrainingStep:
     def __init__(
         self,
         network: nn.Module,
         card: ModelCard,
-        weights: tuple[np.ndarray, np.ndarray],
+        inputs: TrainingInputs,
         recipe: Train,
-        policy: Policy,
         placement: Placement,
-        rates: Mapping[str, float],
-        team: Team = ALONE,
+        group: Distributed = ALONE,
     ) -> None:
-        """`weights`: of the classes, and offsets of their logits, in the training loss (see balance.py). `rates`: see
-        `make_optimizer`."""
-        device = placement.device
-        self.recipe, self.placement, self.team = recipe, placement, team
+        self.device = device = placement.device
+        self.recipe, self.placement, self.group = recipe, placement, group
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(network, recipe, rates)
-        self.average = Average(network, recipe.ema) if recipe.ema else None
-        self.wrapped = wrapped = team.wrap(network, device)
-        on_cpu = device.type == "cpu"
-        self.share = max(SHARE, recipe.micro_batch) if on_cpu else recipe.batch_size
-        shares = math.ceil(recipe.batch_size / self.share) if on_cpu and team.size == 1 and not recipe.compile else 1
-        workers = workers_for(network, card.preprocessing.size, shares, torch.get_num_threads())
-        self.crew = Crew(wrapped, workers)
-        self.forwards: list[Callable[[torch.Tensor], torch.Tensor]] = (
-            [torch.compile(wrapped)] if recipe.compile else list(self.crew.networks)
-        )
-        self.augment = [Augmenter(policy, card.mean, card.std, device, recipe.seed) for _ in self.forwards]
-        self.mix = [Mixer(policy, device, recipe.seed) for _ in self.forwards]
+        self.optimizer = make_optimizer(network, recipe, learning_rates(network, card.architecture, card.options))
+        self.learning = [p for each in self.optimizer.param_groups for p in each["params"]]
+        self.ema = Ema(network, recipe.ema) if recipe.ema else None
+        self.wrapped = group.wrap(network, device)
         self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
         on_device = partial(torch.tensor, dtype=torch.float32, device=device)
-        even = bool((weights[0] == 1).all())
-        self.objective = Objective(on_device(weights[0]), on_device(weights[1]), recipe.label_smoothing, even)
-        self.learners = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.loss = Loss(on_device(inputs.class_weights), on_device(inputs.logit_offsets), recipe.label_smoothing)
+        self.weighted = bool((inputs.class_weights != 1).any())
+        on_cpu = device.type == "cpu"
+        self.share = max(SHARE, recipe.micro_batch) if on_cpu else recipe.batch_size
         self.micro_batch = recipe.micro_batch or self.share
-        self.tally = Tally.empty(device)
+        shares = math.ceil(recipe.batch_size / self.share) if on_cpu and group.size == 1 and not recipe.compile else 1
+        count = workers_for(network, card.preprocessing.size, shares, torch.get_num_threads())
+        self.replicated = count > 0
+        workers = []
+        for _ in range(max(1, count)):
+            generator = torch.Generator() if self.replicated else None
+            twin = data_parallel.replica(network, generator) if generator else self.wrapped
+            augment = Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed)
+            mix = Mixer(inputs.policy, device, recipe.seed)
+            forward = torch.compile(twin) if recipe.compile else twin
+            workers.append(Worker(forward, twin, generator, batch_norm.observer(self.validated), augment, mix))
+        self.workers = Workers(workers)
+        self.reset_tally()
 
     @property
-    def kept(self) -> nn.Module:
-        """The network whose weights are validated and kept."""
-        return self.average.network if self.average else self.network
+    def validated(self) -> nn.Module:
+        """The network whose weights are validated, and are the result."""
+        return self.ema.module if self.ema else self.network
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Steps and scores are made inside of it."""
-        return self.crew.at_work()
+    def train(self) -> None:
+        for worker in self.workers.workers:
+            worker.network.train()
 
-    def step(
+    def reset_tally(self) -> None:
+        self.tally = torch.tensor([0.0] * (len(TALLY) - 1) + [NEVER], device=self.device)
+
+    def read_tally(self, group: Distributed = ALONE) -> dict[str, float]:
+        """Waits for the device. `loss`, `correct` and `seen` are summed over the group."""
+        sums = group.all_reduce_sum(self.tally[:3].clone())
+        return dict(zip(TALLY, [*sums.tolist(), *self.tally[3:].tolist()], strict=True))
+
+    def update(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int, batch: int
     ) -> None:
-        """One update from this process's share of a batch; `batch`: its images in the whole team.
-
-        `number` counts from 0 over all of the training.
-        """
+        """One update from this process's share of a batch, which has `batch` images in all processes; `number` counts
+        the steps of the training from 0."""
         set_learning_rate(self.optimizer, learning_rate)
         while True:
             try:
@@ -126,92 +127,77 @@ class Engine:
             except torch.OutOfMemoryError as error:
                 self._take_less(len(images_NHWC), error)
         clip = self.recipe.clip_gradient
-        gradients = [p.grad for p in self.learners if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(self.learners, clip) if clip else nn.utils.get_total_norm(gradients)
+        gradients = [p.grad for p in self.learning if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(self.learning, clip) if clip else nn.utils.get_total_norm(gradients)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.follow(self.network)
+        if self.ema:
+            self.ema.update_parameters(self.network)
         with torch.no_grad():
-            tally = self.tally.values
-            tally[:3] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels))])
-            tally[3] += norm
+            tally = self.tally
+            tally[:4] += torch.stack([loss * len(labels), correct, loss.new_full((), len(labels)), norm])
             tally[4] = torch.maximum(tally[4], norm)
-            tally[5] += 1
             # The norm too: a gradient that is not finite spoils the weights before any loss shows it
             sound = torch.isfinite(loss) & torch.isfinite(norm)
-            tally[6] = torch.where(sound, tally[6], tally[6].clamp(max=number))
+            tally[5] = torch.where(sound, tally[5], tally[5].clamp(max=number))
 
     def _backward(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, number: int, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of the mean loss over the whole batch; this process's mean loss, and how many it had right."""
         # As many in each process; no share of a single image either
-        count = max(1, min(math.ceil(batch / self.team.size / self.share), len(labels) // 2))
-        numbers = range(self.team.rank * count, (self.team.rank + 1) * count)
+        count = max(1, min(math.ceil(batch / self.group.size / self.share), len(labels) // 2))
+        numbers = range(self.group.rank * count, (self.group.rank + 1) * count)
         shares = list(zip(numbers, images_NHWC.tensor_split(count), labels.tensor_split(count), strict=True))
+        lanes = min(count, LANES)
+        cut = [shares[i * count // lanes : (i + 1) * count // lanes] for i in range(lanes)]
         # DistributedDataParallel takes the mean over the processes
-        work = partial(self._shares, number=number, divisor=batch / self.team.size)
-        lanes = _cut(shares, min(count, LANES))
-        made = list(chain.from_iterable(self.crew.each(work, _cut(lanes, min(len(self.forwards), len(lanes))))))
+        made = self.workers.map(partial(self._lane, number=number, divisor=batch / self.group.size), cut)
         loss, correct, weight = torch.stack([sums for sums, _ in made]).sum(dim=0).unbind()
-        self.crew.gather([each for _, each in made])
-        if not self.objective.even:
-            gradients = [p.grad for p in self.learners if p.grad is not None]
-            torch._foreach_mul_(gradients, batch / self.team.total(weight.clone()))
+        if self.replicated:
+            data_parallel.gather(self.network, [each for _, each in made if each])
+        if self.weighted:
+            gradients = [p.grad for p in self.learning if p.grad is not None]
+            torch._foreach_mul_(gradients, batch / self.group.all_reduce_sum(weight.clone()))
         return loss / weight, correct
 
-    def _shares(
-        self, worker: int, lanes: Sequence[Sequence[Share]], number: int, divisor: float
-    ) -> list[tuple[torch.Tensor, Made]]:
-        """What one worker makes of each of its lanes, in parts of at most `micro_batch` images: sums of loss, right
-        ones and weight, and the rest. What a share draws depends on the seed, the step and the share alone."""
-        made = []
-        for lane in lanes:
-            sums = torch.zeros(3, device=self.tally.values.device)
-            for share, images_NHWC, labels in lane:
-                seeds = np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3)
-                self.augment[worker].reseed(int(seeds[0]))
-                self.mix[worker].reseed(int(seeds[1]))
-                self.crew.seed(worker, int(seeds[2]))
-                targets = self.objective.targets(labels)
-                inputs, targets = self.mix[worker](self.augment[worker](images_NHWC), targets)
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-                parts = self._parts(len(labels))
-                pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-                for i, (part, wanted) in enumerate(pairs):
-                    with self.team.together(self.wrapped, last=share == lanes[-1][-1][0] and i == parts - 1):
-                        with self.placement.autocast():
-                            logits = self.forwards[worker](part).float()
-                        loss = self.objective.total(logits, wanted)
-                        (loss / divisor).backward()
-                    # Of a mixed image the larger part counts
-                    right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
-                    sums += torch.stack([loss.detach(), right, self.objective.weight(wanted)])
-            made.append((sums, self.crew.take(worker)))
-        return made
+    def _lane(
+        self, worker: Worker, lane: Sequence[Share], number: int, divisor: float
+    ) -> tuple[torch.Tensor, data_parallel.Made | None]:
+        """Shares one after the other, in parts of at most `micro_batch` images: sums of loss, right ones and weight;
+        and what a replica made."""
+        sums = torch.zeros(3, device=self.device)
+        for share, images_NHWC, labels in lane:
+            worker.seed(*np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
+            targets = one_hot(labels, len(self.loss.class_weights)).float()
+            images, targets = worker.mix(worker.augment(images_NHWC), targets)
+            images = images.contiguous(memory_format=torch.channels_last)
+            parts = self._parts(len(labels))
+            pairs = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
+            for i, (part, wanted) in enumerate(pairs):
+                last = share == lane[-1][0] and i == parts - 1
+                with nullcontext() if last else self.group.no_sync(self.wrapped):
+                    with self.placement.autocast():
+                        logits = worker.forward(part).float()
+                    loss = self.loss.total(logits, wanted)
+                    (loss / divisor).backward()
+                # Of a mixed image the larger part counts
+                right = (logits.detach().argmax(dim=1) == wanted.argmax(dim=1)).sum()
+                sums += torch.stack([loss.detach(), right, self.loss.weight(wanted)])
+        return sums, data_parallel.take(worker.network) if self.replicated else None
 
     def _parts(self, images: int) -> int:
         """Into how many they are cut, none of them a single image, over which batch norm has no variance."""
         return max(1, min(math.ceil(images / self.micro_batch), images // 2))
 
-    def _take_less(self, images: int, error: Exception) -> None:
-        """Half as many images at once; the batch stays what it is. Raises UserError when nothing is left to halve."""
+    def _take_less(self, images: int, error: torch.OutOfMemoryError) -> None:
+        """Half as many images at once; the batch stays what it is."""
         taken = min(self.micro_batch, images)
-        if self.team.size > 1:  # a step that is done again would meet the others' next one
-            raise UserError(
-                f"a GPU of the team has not enough memory for {taken} images: lower train.micro_batch"
-            ) from error
-        if taken <= 2:
-            raise UserError(
-                f"the GPU has not enough memory for {taken} images at once ({str(error).split('.')[0]}): lower "
-                f"ingest.image_size, choose a smaller network, or set train.device to cpu"
-            ) from None
+        if taken <= 2 or self.group.size > 1:  # a step that is done again would meet the others' next one
+            raise error
         self.micro_batch = math.ceil(taken / 2)
         self.optimizer.zero_grad(set_to_none=True)
-        self.crew.forget()
-        if self.placement.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         print(
             f"out of GPU memory with {taken} images at once: going on with {self.micro_batch} (train.micro_batch), "
             f"the batch stays {self.recipe.batch_size}; batch norm sees fewer images at once",
@@ -219,64 +205,46 @@ class Engine:
         )
 
     def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Compute the kept network's batch norm statistics anew from training images, unaugmented as those are that it
-        will see."""
-        if not learning(self.kept):
+        """Compute the validated network's batch norm statistics anew, from training images without augmentation."""
+        if not any(norm.training for norm in batch_norm.tracking_norms(self.workers.workers[0].observer)):
             return
-        observers = [observer(self.kept) for _ in self.forwards]
-        statistics = Collected(self.kept, observers)
-        statistics.reset()
-        seen: list[Seen] = []
-        for images_NHWC, _ in batches:
-            parts = images_NHWC.tensor_split(self._parts(len(images_NHWC)))
-            work = partial(self._observe, observers=observers, statistics=statistics)
-            seen += chain.from_iterable(self.crew.each(work, _cut(parts, min(len(observers), len(parts)))))
-        statistics.gather(seen, anew=True)
+        seen = [self.workers.map(self._observe, images.tensor_split(self._parts(len(images)))) for images, _ in batches]
+        batch_norm.gather(self.validated, list(chain.from_iterable(seen)), anew=True)
 
     @torch.no_grad()
-    def _observe(
-        self, worker: int, parts: Sequence[torch.Tensor], observers: Sequence[nn.Module], statistics: Collected
-    ) -> list[Seen]:
-        seen = []
-        for part in parts:
-            with self.placement.autocast():
-                observers[worker](self.plain(part))
-            seen.append(statistics.take(worker))
-        return seen
+    def _observe(self, worker: Worker, part: torch.Tensor) -> batch_norm.Seen:
+        with self.placement.autocast():
+            worker.observer(self.plain(part))
+        return batch_norm.take(worker.observer)
 
     def score(self, images_NHWC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Of the kept network, unaugmented: sum of the cross-entropy, number right, number of images."""
-        self.kept.eval()
+        """Of the validated network, unaugmented: sum of the cross-entropy, number right, number of images."""
+        self.validated.eval()
         parts = list(zip(images_NHWC.split(self.micro_batch), labels.split(self.micro_batch), strict=True))
-        tasks = _cut(parts, min(len(self.forwards), len(parts)))
-        return torch.stack(list(chain.from_iterable(self.crew.each(self._score, tasks)))).sum(dim=0)
+        return torch.stack(self.workers.map(self._score, parts)).sum(dim=0)
 
     @torch.no_grad()
-    def _score(self, worker: int, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-        sums = []
-        for part, wanted in parts:
-            with self.placement.autocast():
-                logits = self.kept(self.plain(part)).float()
-            loss = cross_entropy(logits, wanted, reduction="sum")
-            sums.append(torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))]))
-        return sums
+    def _score(self, worker: Worker, part: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        images_NHWC, wanted = part
+        with self.placement.autocast():
+            logits = self.validated(self.plain(images_NHWC)).float()
+        loss = cross_entropy(logits, wanted, reduction="sum")
+        return torch.stack([loss, (logits.argmax(dim=1) == wanted).sum(), torch.full_like(loss, len(wanted))])
 
     def state(self) -> State:
         """All that the next steps depend on."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average and {"network": self.average.network.state_dict(), "updates": self.average.updates},
-            "tally": self.tally.values,
+            "ema": self.ema and self.ema.state_dict(),
+            "tally": self.tally,
             "micro_batch": self.micro_batch,
         }
 
     def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
-        self.crew.refresh()
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.network.load_state_dict(state["average"]["network"])
-            self.average.updates = state["average"]["updates"]
-        self.tally.values.copy_(state["tally"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.tally.copy_(state["tally"])
         self.micro_batch = state["micro_batch"]
