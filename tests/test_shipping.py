@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.augmentation.policy import Policy
-from pipeline.cli.registry import predict
+from pipeline.cli.predict import predict
 from pipeline.config import Benchmark, Evaluate, Export, Quantize, Train
 from pipeline.inference.predictor import Predictor
 from pipeline.networks.deployable import last_dense, probabilities
