@@ -1,4 +1,7 @@
-"""`python -m pipeline VERB`: the stages that dvc.yaml calls, and the verbs for people. Errors are one sentence."""
+"""`python -m pipeline VERB`: the stages that dvc.yaml calls, and the verbs for people.
+
+What a person can fix is one sentence; a bug of ours keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +9,34 @@ import os
 import sys
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from pipeline.cli import data as inspection
-from pipeline.cli import describe, lr_find
-from pipeline.cli import init as setup
-from pipeline.cli import registry as shipping
-from pipeline.commands import data, models, training
+from pipeline.cli import data, describe, init, lr_find, predict, registry, stages
 from pipeline.errors import UserError
+from pipeline.layout import ARTIFACTS
 from pipeline.training.signals import Interrupted
 
-app = typer.Typer(
-    help="Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-PANELS: dict[str, list[Callable[..., None]]] = {
-    "For people": [
-        setup.init,
-        inspection.data,
-        inspection.accept,
-        describe.describe,
-        lr_find.lr_find,
-        shipping.register,
-        shipping.promote,
-        shipping.predict,
-        shipping.track,
-    ],
-    "Stages (called by dvc.yaml)": [
-        *(data.ingest, data.validate, data.split, data.augment),
-        *(training.train, training.prune, models.combine, models.export, models.quantize, models.evaluate),
-        *(models.audit, models.benchmark, models.report),
-    ],
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+) -> None:
+    """Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages."""
+
+
+VERBS: list[Callable[..., None]] = [
+    init.init, data.data, data.accept, describe.describe, lr_find.lr_find,
+    registry.register, registry.promote, predict.predict, registry.track,
+]  # fmt: skip
+for verb in VERBS:
+    app.command(rich_help_panel="For people")(verb)
+for name, command in stages.commands().items():
+    app.command(name, help="See dvc.yaml.", rich_help_panel="Stages (called by dvc.yaml)")(command)
 
 
 def main() -> None:
@@ -55,21 +48,31 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold what a terminal lacks
     try:
         app()
-    except UserError as error:  # what stages raise for people: the sentence is enough
-        from pipeline.tracking.server import masked
-
-        sys.exit(f"error: {' '.join(masked(str(error)).split())}")
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename or error} does not exist: run `dvc repro` first, or check the path")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        check = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its permissions"
-        sys.exit(f"error: {where}{error.strerror or error}: {check}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Interrupted as stopped:
         print(f"{stopped}: `dvc repro` goes on from there", file=sys.stderr)
         sys.exit(stopped.exit_code)
+    except (UserError, OSError) as error:
+        sentence = said(error)
+        if not sentence or "--debug" in sys.argv:
+            raise
+        sys.exit(f"error: {sentence}")
+
+
+def said(error: UserError | OSError) -> str:
+    """What a person should read of an error; nothing of a bug."""
+    if isinstance(error, UserError):
+        from pipeline.tracking.server import masked
+
+        return " ".join(masked(str(error)).split())
+    if isinstance(error, FileNotFoundError) and ARTIFACTS in Path(str(error.filename)).parents:
+        return f"{error.filename} does not exist: run `dvc repro` first"
+    if error.errno in (ENOSPC, EDQUOT):
+        return f"{error.filename or 'the disk'}: {error.strerror}: free some space"
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}: check the path and its permissions"
+    return ""
 
 
 if __name__ == "__main__":

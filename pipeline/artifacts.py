@@ -21,12 +21,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline import layout
 from pipeline.preprocessing import Preprocessing
 
 SPLITS = ("train", "val", "test")
 LEFT_OUT = "left_out"  # the split of an image that is like one of another side, where it would leak
-# Beside the metrics of each model stage: {"checkpoint": SHA-256 of the trained checkpoint that all of it comes from}
-LINEAGE = "lineage.json"
 # In the folder of the reference: the accepted data set's distribution
 PROFILE = "profile.json"
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
@@ -53,6 +52,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_metrics(stage: str, name: str, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
+    """metrics.json, and beside it the SHA-256 of the trained checkpoint that all of it comes from."""
+    write_json(layout.metrics(stage, name), metrics)
+    write_json(layout.lineage(stage, name), {"checkpoint": sha256(checkpoint), **origin})
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -179,7 +184,7 @@ class Dataset:
         return ImageRows(self.images_NHWC, rows), self.labels[rows]
 
 
-def read_dataset(images: Path, splits: Path) -> Dataset:
+def read_dataset(images: Path = layout.IMAGES, splits: Path = layout.SPLITS) -> Dataset:
     table = read_table(splits)
     pixels = read_images(images)
     if len(pixels) != len(table):

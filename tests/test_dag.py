@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import itertools
 import re
 import shutil
 from functools import cache
@@ -13,6 +15,8 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from flows.graph import read_changed
+from pipeline import layout
+from pipeline.artifacts import VARIANTS
 from pipeline.config import Params
 from tests.conftest import PROJECT
 from tests.project import Project, clone
@@ -20,14 +24,12 @@ from tests.project import Project, clone
 STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 # What a stage may import without depending on it, and why an edit there may rerun nothing
 EXEMPT = {
-    "pipeline.commands": "wires stages to files; what decides about a result belongs into a stage",
     "pipeline.errors": "decides nothing",
+    "pipeline.layout": "dvc.yaml names the same paths, and DVC compares those",
     "pipeline.config": "what it reads is in `params:`, which DVC compares by value; recipes.py decides, see RECIPE",
-    "pipeline.tracking": "tells MLflow what the stage has written already",
 }
-CHECKS = {"load"}  # a function of the shell that refuses parameters, or returns them as they are
 # Of one stage alone
-PRINTED = {"train": {"pipeline.diagnosis.rules"}}  # at the end, for people; the report's own is what is kept
+PRINTED = {"train": "pipeline.diagnosis.rules"}  # at the end, for people; the report's own is what is kept
 # How a model's recipe comes about, for the stages that ask for one
 RECIPE = "pipeline/config/recipes.py"
 
@@ -39,34 +41,23 @@ def definition(stage: str) -> dict[str, list[str]]:
     return body
 
 
-def commands_of(stage: str) -> list[ast.FunctionDef]:
-    """The functions in pipeline/commands/ that the stage's `cmd` calls, one or a list of them."""
+def verbs_of(stage: str) -> list[str]:
+    """What the stage's `cmd` runs: files of pipeline/stages/, one or, for an ensemble, several."""
     cmd: str | list[str] = definition(stage)["cmd"]
-    verbs = re.findall(r"python -m pipeline (\w+)", cmd if isinstance(cmd, str) else "\n".join(cmd))
-    return [function(verb) for verb in verbs]
+    return re.findall(r"python -m pipeline (\w+)", cmd if isinstance(cmd, str) else "\n".join(cmd))
 
 
-def function(name: str) -> ast.FunctionDef:
-    """A function in pipeline/commands/."""
-    for file in (PROJECT / "pipeline" / "commands").glob("*.py"):
-        for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and node.name == name:
-                return node
-    raise AssertionError(f"no command {name}")
+def outputs(stage: str) -> set[str]:
+    listed = [out for kind in ("outs", "metrics", "plots") for out in definition(stage).get(kind, [])]
+    return {out if isinstance(out, str) else next(iter(out)) for out in listed}
 
 
-@cache
-def shell_functions() -> frozenset[str]:
-    files = (PROJECT / "pipeline" / "commands").glob("*.py")
-    return frozenset(
-        node.name for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)
-    )
-
-
-def imported(tree: ast.AST) -> set[str]:
-    """Modules of the pipeline that a tree imports anywhere, also inside functions."""
+def imported(module: str) -> set[str]:
+    """Modules of the pipeline that a module imports anywhere, also inside functions."""
+    file = file_of(module)
+    assert file is not None
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return {name for name in found if file_of(name) is not None and not name.startswith(tuple(EXEMPT))}
@@ -79,25 +70,46 @@ def file_of(module: str) -> Path | None:
 
 @cache
 def closure(module: str) -> frozenset[str]:
-    file = file_of(module)
-    assert file is not None
-    direct = imported(ast.parse(file.read_text()))
-    return frozenset({module}.union(*(closure(name) for name in direct if name != module)))
+    return frozenset({module}.union(*(closure(name) for name in imported(module) - {module})))
 
 
 def read_modules(stage: str) -> set[str]:
-    """Files of the pipeline that the stage's commands import, directly or not; empty packages aside."""
-    direct = set()
-    for shell in commands_of(stage):
-        direct |= imported(shell)
-        called = {n.func.id for n in ast.walk(shell) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        for helper in called & shell_functions() - CHECKS:
-            direct |= imported(function(helper))
-    modules = set().union(*(closure(name) for name in direct - PRINTED.get(stage, set())))
+    """Files of the pipeline that the stage imports, directly or not; empty packages aside."""
+    modules = set()
+    for verb in verbs_of(stage):
+        name = f"pipeline.stages.{verb}"
+        direct = imported(name) - {PRINTED.get(verb)}
+        modules |= {name}.union(*(closure(other) for other in direct))
     texts = {file: file.read_text(encoding="utf-8") for file in map(file_of, modules) if file is not None}
     holding = [file for file, text in texts.items() if any(not isinstance(n, ast.Expr) for n in ast.parse(text).body)]
-    asks = any(".recipe(" in text for text in (*texts.values(), *map(ast.unparse, commands_of(stage))))
+    asks = any(".recipe(" in text for text in texts.values())
     return {file.relative_to(PROJECT).as_posix() for file in holding} | ({RECIPE} if asks else set())
+
+
+def test_the_layout_and_the_dag_name_the_same_paths() -> None:
+    """Each path of layout.py is an output in dvc.yaml, and each output there is one of layout.py."""
+    declared = {out.replace("${key}", "NAME") for stage in STAGES for out in outputs(stage)}
+    arguments = {"name": ["NAME"], "stage": [*STAGES], "variant": [*VARIANTS], "seed": [0],
+                 "kind": ["confusion", "curves", "mistakes", "reliability"]}  # fmt: skip
+    named = {str(value) for name, value in vars(layout).items() if isinstance(value, Path) and name != "ARTIFACTS"}
+    made: dict[str, set[str]] = {}
+    for name, function in inspect.getmembers(layout, inspect.isfunction):
+        choices = itertools.product(*(arguments[parameter] for parameter in inspect.signature(function).parameters))
+        made[name] = {str(function(*choice)) for choice in choices}
+    del made["folder"], made["resume"]  # of no single output; of no output
+    inside = {"seeds_table", "seed_checkpoint"}  # of the output `seeds`
+    assert all(paths & declared for name, paths in made.items() if name not in inside)
+    assert named - {str(layout.REFERENCE)} <= declared
+    assert declared <= named.union(*made.values())
+
+
+def test_what_a_stage_reads_another_one_writes() -> None:
+    """Below artifacts/: an output of another stage, or a folder of such."""
+    written = {stage: outputs(stage) for stage in STAGES}
+    for stage in STAGES:
+        others = set().union(*(outs for other, outs in written.items() if other != stage))
+        for dep in (dep for dep in definition(stage)["deps"] if dep.startswith("artifacts/")):
+            assert any(out == dep or out.startswith(f"{dep}/") for out in others), (stage, dep)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -123,30 +135,16 @@ def test_a_stage_depends_on_no_module_that_it_does_not_import(stage: str) -> Non
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_lists_the_sections_that_it_reads(stage: str) -> None:
-    """`params:` in dvc.yaml are the sections of params.yaml that the commands take."""
-    source = "\n".join(ast.unparse(command) for command in commands_of(stage))
+    """`params:` in dvc.yaml are the sections of params.yaml that the stage takes."""
+    source = "\n".join((PROJECT / f"pipeline/stages/{verb}.py").read_text() for verb in verbs_of(stage))
     if stage == "report":  # hands the whole of params.yaml to its page
-        source = (PROJECT / "pipeline/stages/report.py").read_text()
-        source += (PROJECT / "pipeline/report.html.j2").read_text()
-        source = source.replace("params.recipe(", "config.recipe(").replace("params.", "config.")
-        source = re.sub(r"config\.yaml", "", source)
-    named = set(re.findall(r"(?:config|load\(params\))\.([a-z]+)", source))
-    if "recipe" in named:
-        named |= {"train", "models"}
-    if "device" in named:
-        named |= {"train"}
-    if "everything" in named:
-        named |= {"models", "ensembles"}
+        source += (PROJECT / "pipeline/report.html.j2").read_text().replace("params.", "config.")
+    named = set(re.findall(r"\b(?:config|params)\.([a-z]+)\b(?!\.yaml)", source))
+    implied = {"recipe": {"train", "models"}, "device": {"train"}, "everything": {"models", "ensembles"}}
+    named = named.union(*(implied.get(name, set()) for name in named))
     read = named & {field.alias or name for name, field in Params.model_fields.items()}
     declared = {entry.split(".")[0] for entry in definition(stage)["params"]}
     assert declared == read
-
-
-def test_the_code_that_dvc_watches_names_no_output_path() -> None:
-    """Paths come from dvc.yaml: stages get theirs as arguments."""
-    for package in ("stages", "training", "datasets", "architectures", "evaluation", "inference"):
-        for file in (PROJECT / "pipeline" / package).glob("*.py"):
-            assert "artifacts/" not in file.read_text(), file
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.commands.models import combine as combine_command
 from pipeline.config import Evaluate, Export, Params, Prune, Quantize, load
+from pipeline.errors import UserError
 from pipeline.networks import weights
 from pipeline.networks.architectures.ensemble import Ensemble, Normalized
 from pipeline.networks.deployable import probabilities
 from pipeline.networks.weights import fresh
-from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics
+from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics, run
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
@@ -119,18 +119,10 @@ def test_members_of_other_data_are_refused(members: dict[str, Member]) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (
-            "architecture: simple_cnn",
-            "architecture: ensemble",
-            "is 'ensemble', which is not trained: move the entry to",
-        ),
-        (
-            "ensembles: {}",
-            "ensembles: {e: {members: [simple_cnn, vgg]}}",
-            "ensembles.e.members: there is no model 'vgg'",
-        ),
-        ("ensembles: {}", "ensembles: {e: {members: [simple_cnn]}}", "ensembles.e.members is ['simple_cnn']"),
-        ("ensembles: {}", "ensembles: {simple_cnn: {members: [simple_cnn, modern_cnn]}}", "a model has that name"),
+        ("architecture: simple_cnn", "architecture: ensemble", "models.simple_cnn.architecture"),
+        ("ensembles: {}", "ensembles: {e: {members: [simple_cnn, vgg]}}", "ensembles.e.members"),
+        ("ensembles: {}", "ensembles: {e: {members: [simple_cnn]}}", "ensembles.e.members"),
+        ("ensembles: {}", "ensembles: {simple_cnn: {members: [simple_cnn, modern_cnn]}}", "ensembles.simple_cnn"),
     ],
 )
 def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -142,11 +134,10 @@ def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str
         load(tmp_path / "params.yaml")
 
 
-def test_an_ensemble_that_does_not_exist_is_refused() -> None:
-    """By the command, before anything is read."""
-    nowhere = Path("nowhere")
-    with pytest.raises(ValueError, match=re.escape("has no ensemble 'e'; it has: none")):
-        combine_command("e", nowhere, nowhere, nowhere, nowhere, nowhere, PROJECT / "params.yaml")
+def test_an_ensemble_that_does_not_exist_is_refused(params: Params) -> None:
+    """By the stage, before anything is read."""
+    with pytest.raises(UserError, match="no ensemble 'e'"):
+        run(params, "e")
 
 
 def test_an_ensemble_counts_as_a_model(params: Params) -> None:

@@ -1,5 +1,7 @@
 """The proof that the test split is read by `evaluate` alone, by the commands of dvc.yaml on real images.
 
+Each stage runs in a folder with nothing but its `deps`, and writes its `outs` and nothing else.
+
 A copy of a project gets noise for the pixels of its test images, and their labels change places. Whatever the stages
 from `augment` to `quantize` write, and what `benchmark` says of the validation, must not change by a byte; what
 `evaluate` writes must. Three readers of the test split are left out on purpose: `ingest`, `validate` and `split`, which
@@ -20,6 +22,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import layout
 from pipeline.__main__ import app
 from pipeline.artifacts import Dataset, read_json, read_table, write_json, write_table
 from pipeline.config import Ingest
@@ -31,13 +34,38 @@ MODEL = "simple_cnn"
 STAGES = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 
 
-def run(stage: str) -> None:
-    """The stage as dvc.yaml calls it, in the present folder and in this process."""
-    command = STAGES[stage].get("do", STAGES[stage])["cmd"]
+def run(stage: str, root: Path) -> None:
+    """The stage as dvc.yaml calls it, in this process, in a folder that holds its `deps` and no more."""
+    content = STAGES[stage].get("do", STAGES[stage])
+    command = content["cmd"]
     last = command if isinstance(command, str) else command[-1]
     python, module, name, *arguments = last.replace("${key}", MODEL).split()
     assert (python, module, name) == ("python", "-m", "pipeline")
-    app(arguments, standalone_mode=False)
+    listed = [out for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]
+    outs, deps = (
+        [Path((path if isinstance(path, str) else next(iter(path))).replace("${key}", MODEL)) for path in paths]
+        for paths in (listed, content["deps"])
+    )
+    alone = root / "alone"
+    alone.mkdir()
+    shutil.copy(root / "params.yaml", alone)
+    for dep in (dep for dep in deps if dep.parts[0] == "artifacts"):
+        (alone / dep).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (root / dep).is_dir() else shutil.copy)(root / dep, alone / dep)
+    before = files_in(alone)
+    with chdir(alone):
+        app(arguments, standalone_mode=False)
+    made = files_in(alone) - before
+    assert all(any(file.is_relative_to(out) for file in made) for out in outs), "an output that is not written"
+    assert all(any(file.is_relative_to(out) for out in outs) for file in made), "a file that is no output"
+    for file in made:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(alone / file, root / file)
+    shutil.rmtree(alone)
+
+
+def files_in(root: Path) -> set[Path]:
+    return {path.relative_to(root) for path in (root / "artifacts").rglob("*") if path.is_file()}
 
 
 def prepare(root: Path, dataset: Dataset, images_NHWC: np.ndarray, splits: pd.DataFrame) -> None:
@@ -50,12 +78,10 @@ def prepare(root: Path, dataset: Dataset, images_NHWC: np.ndarray, splits: pd.Da
     params["benchmark"]["rounds"] = 1
     root.mkdir()
     YAML().dump(params, root / "params.yaml")
-    ingested = root / "artifacts" / "ingest"
     record = preprocessing_of(Ingest(source="digits", root=".", image_size=dataset.images_NHWC.shape[1])).record()
-    write_json(ingested / "preprocessing.json", record)
-    np.save(ingested / "images.npy", images_NHWC)
-    write_table(ingested / "manifest.parquet", dataset.splits)
-    write_table(root / "artifacts" / "split" / "splits.parquet", splits)
+    write_json(root / layout.PREPROCESSING, record)
+    np.save(root / layout.IMAGES, images_NHWC)
+    write_table(root / layout.SPLITS, splits)
 
 
 def hashes(root: Path, stages: tuple[str, ...]) -> dict[str, str]:
@@ -92,9 +118,8 @@ def twins(dataset: Dataset, tracked: Path) -> tuple[Path, Path]:
     prepare(honest, dataset, np.array(dataset.images_NHWC), dataset.splits)
     prepare(spoiled, dataset, noisy, mislabelled)
     for root in (honest, spoiled):
-        with chdir(root):
-            for stage in (*BLIND, "evaluate", "benchmark"):
-                run(stage)
+        for stage in (*BLIND, "evaluate", "benchmark"):
+            run(stage, root)
     return honest, spoiled
 
 
@@ -104,17 +129,17 @@ def test_only_evaluate_reads_the_test_split(twins: tuple[Path, Path]) -> None:
     files = hashes(honest, BLIND)
     assert {Path(name).parts[1] for name in files} == set(BLIND)
     assert hashes(spoiled, BLIND) == files
-    metrics = [read_json(root / "artifacts" / "evaluate" / MODEL / "metrics.json") for root in twins]
+    metrics = [read_json(root / layout.metrics("evaluate", MODEL)) for root in twins]
     assert metrics[0]["accuracy"] != metrics[1]["accuracy"]
     assert metrics[0]["seeds"]["n"] == 2
     assert metrics[0]["seeds"]["val_accuracy_mean"] == metrics[1]["seeds"]["val_accuracy_mean"]
-    rows = [read_json(root / "artifacts" / "benchmark" / "benchmark.json")["variants"] for root in twins]
+    rows = [read_json(root / layout.BENCHMARK)["variants"] for root in twins]
     for first, second in zip(*rows, strict=True):
         for key in ("variant", "val_accuracy", "size_mb", "checkpoint"):
             assert first[key] == second[key]
     assert [row["accuracy"] for row in rows[0]] != [row["accuracy"] for row in rows[1]]
     # The same by seed, so that the check of a mean cannot hide two errors that cancel
-    tables = [read_table(root / "artifacts" / "evaluate" / MODEL / "seeds.csv") for root in twins]
+    tables = [read_table(root / layout.tested_seeds(MODEL)) for root in twins]
     assert tables[0].drop(columns="test_accuracy").equals(tables[1].drop(columns="test_accuracy"))
 
 
@@ -123,13 +148,11 @@ def test_the_proof_can_fail(twins: tuple[Path, Path], tmp_path: Path) -> None:
     honest, _ = twins
     changed = tmp_path / "changed"
     shutil.copytree(honest, changed, ignore=shutil.ignore_patterns("train"))
-    with chdir(changed):
-        run("train")
+    run("train", changed)
     assert hashes(changed, ("train",)) == hashes(honest, ("train",))
-    pixels = np.load(changed / "artifacts" / "ingest" / "images.npy")
-    row = np.flatnonzero(read_table(changed / "artifacts" / "split" / "splits.parquet")["split"] == "train")[0]
+    pixels = np.load(changed / layout.IMAGES)
+    row = np.flatnonzero(read_table(changed / layout.SPLITS)["split"] == "train")[0]
     pixels[row, 8, 8] = 255 - pixels[row, 8, 8]
-    np.save(changed / "artifacts" / "ingest" / "images.npy", pixels)
-    with chdir(changed):
-        run("train")
+    np.save(changed / layout.IMAGES, pixels)
+    run("train", changed)
     assert hashes(changed, ("train",)) != hashes(honest, ("train",))

@@ -8,13 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-from pipeline.artifacts import Images
-from pipeline.config import Benchmark
+from pipeline import layout
+from pipeline.artifacts import VARIANTS, Images, read_dataset, read_json, write_json
+from pipeline.config import Benchmark, Params
+from pipeline.evaluation.plots import pareto, save
 from pipeline.inference.predictor import Predictor
 
 WARMUP = 3
+
+
+def run(config: Params) -> list[str]:
+    files, known = {}, {}
+    for name in config.everything:
+        tested = read_json(layout.metrics("evaluate", name))["variants"]
+        validated = read_json(layout.metrics("export", name)) | read_json(layout.metrics("quantize", name))
+        for variant in VARIANTS:
+            files[name, variant] = layout.onnx(variant, name)
+            known[name, variant] = {
+                **tested[variant],
+                "val_accuracy": validated[variant]["val_accuracy"],
+                **read_json(layout.lineage("evaluate", name)),
+            }
+    images, _ = read_dataset().of("val")
+    result = benchmark(files, known, images, config.benchmark)
+    write_json(layout.BENCHMARK, result)
+    save(pareto(pd.DataFrame(result["variants"])), layout.PARETO)
+    return [f"{len(files)} variants", f"{config.benchmark.threads} thread(s) of {result['hardware']}"]
 
 
 def benchmark(

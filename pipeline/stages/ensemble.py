@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.artifacts import Dataset, ModelCard
+from pipeline import layout
+from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, sha256, write_metrics
+from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
+from pipeline.networks import weights
 from pipeline.networks.architectures.ensemble import Ensemble, Normalized
 from pipeline.networks.architectures.ensemble import Member as Record
 from pipeline.networks.deployable import probabilities
+from pipeline.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,34 @@ class Member:
     network: nn.Module
     card: ModelCard
     metrics: dict[str, Any]
+
+
+def run(config: Params, name: str) -> list[str]:
+    """Make one entry of `ensembles` from its trained and its pruned members."""
+    if name not in config.ensembles:
+        raise UserError(f"params.yaml has no ensemble {name!r}; it has: {', '.join(config.ensembles) or 'none'}")
+
+    def members(stage: str) -> dict[str, Member]:
+        return {
+            member: Member(*weights.load(layout.checkpoint(stage, member)), read_json(layout.metrics(stage, member)))
+            for member in config.ensembles[name].members
+        }
+
+    dataset, device = read_dataset(), choose_device(config.device(name))
+    checkpoint = layout.checkpoint("ensemble", name)
+    whole, narrow = members("train"), members("prune")
+    network, card = combine(whole)
+    weights.save(checkpoint, network, card)
+    measured = metrics(network, card, whole, dataset, device)
+    network, card = combine(narrow)
+    weights.save(layout.pruned_ensemble(name), network, card)
+    measured["prune"] = pruned_metrics(network, card, narrow, dataset, device)
+    write_metrics("ensemble", name, measured, checkpoint, splits=sha256(layout.SPLITS))
+    return [
+        f"{len(whole)} members",
+        f"val accuracy {measured['best_val_accuracy']:.4f}",
+        f"pruned {measured['prune']['best_val_accuracy']:.4f}",
+    ]
 
 
 def combine(members: dict[str, Member]) -> tuple[nn.Module, ModelCard]:

@@ -12,12 +12,28 @@ import onnx
 import torch
 from torch import nn
 
-from pipeline.artifacts import Images, ModelCard
-from pipeline.config import Export
+from pipeline import layout
+from pipeline.artifacts import Images, ModelCard, read_dataset, write_metrics
+from pipeline.config import Export, Params
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
+from pipeline.networks import weights
 from pipeline.networks.deployable import Deployable, probabilities
+
+
+def run(config: Params, name: str) -> list[str]:
+    """Export the trained network and its pruned version."""
+    source = layout.checkpoint(config.maker(name), name)
+    pruned = layout.pruned_ensemble(name) if name in config.ensembles else layout.checkpoint("prune", name)
+    images, labels = read_dataset().of("val")
+    made, facts = {}, []
+    for variant, path in (("fp32", source), ("pruned", pruned)):
+        network, card = weights.load(path)
+        made[variant] = export(network, card, images, labels, config.export, layout.onnx(variant, name))
+        facts.append(f"{variant} within {made[variant]['largest_difference']:.1e} of torch")
+    write_metrics("export", name, made, source)
+    return facts
 
 
 def export(

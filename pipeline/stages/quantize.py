@@ -17,14 +17,29 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Quantize
+from pipeline import layout
+from pipeline.artifacts import Dataset, ModelCard, read_dataset, write_metrics
+from pipeline.config import Params, Quantize
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
 
 OPERATORS = ["Conv", "Gemm", "Add", "Relu", "MaxPool", "Reshape"]
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 BATCH = 64
+
+
+def run(config: Params, name: str) -> list[str]:
+    """Quantize the exported network and its pruned version."""
+    dataset, made, facts = read_dataset(), {}, []
+    for variant, quantized in (("fp32", "int8"), ("pruned", "pruned_int8")):
+        source, target = layout.onnx(variant, name), layout.onnx(quantized, name)
+        made[quantized] = quantize(source, target, dataset, config.quantize)
+        if made[quantized]["quantized_layers"]:
+            facts.append(f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}")
+        else:
+            facts.append(f"{quantized} is a copy of {variant}, which has nothing to quantize")
+    write_metrics("quantize", name, made, layout.checkpoint(config.maker(name), name))
+    return facts
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.artifacts import LEFT_OUT
 from pipeline.config import Split
 from pipeline.errors import UserError
-from pipeline.stages.sampling import sample
+from pipeline.stages._sampling import sample
 
 RULES = "rules"  # in the table's attrs: what an earlier split was made by
 
