@@ -28,10 +28,11 @@ def promote() -> None:
     from pipeline.preprocessing import Preprocessing
 
     config = load(Path("params.yaml"))
-    dataset = read_dataset(layout.IMAGES, layout.SPLITS)
+    preprocessing = Preprocessing.from_record(read_json(layout.PREPROCESSING))
+    dataset = read_dataset()
     if not dataset.splits["sha256"].equals(read_table(layout.MANIFEST)["sha256"]):
         raise UserError(f"{layout.SPLITS} is not of the images in {layout.IMAGES}: run `dvc repro` first")
-    decision = registry.promote(config, dataset, Preprocessing.from_record(read_json(layout.PREPROCESSING)))
+    decision = registry.promote(config, dataset, preprocessing)
     verb = "promoted: champion is now" if decision.promoted else "not promoted: champion stays"
     print(f"{verb} {config.registry.name} version {decision.champion} ({decision.reason})")
 
