@@ -22,7 +22,6 @@ from pipeline import layout
 from pipeline.artifacts import LEFT_OUT, Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
@@ -99,21 +98,16 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     # It warns that an environment made by uv has no pip
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     # Not mlflow.onnx.log_model, which would open the run again and so move its end
+    image = TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")
     info = Model.log(
-        None,
-        mlflow.onnx,
-        name="model",
-        run_id=runs[row["model"]],
-        registered_model_name=name,
+        None, mlflow.onnx, name="model", run_id=runs[row["model"]], registered_model_name=name,
         metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
         onnx_model=onnx.load(path),
-        signature=ModelSignature(
-            Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")]), Schema([*scores])
-        ),
+        signature=ModelSignature(Schema([image]), Schema([*scores])),
         pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
         onnx_execution_providers=["CPUExecutionProvider"],  # what was tested; else each load warns of a missing GPU
         save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
-    )
+    )  # fmt: skip
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags |= {
@@ -164,15 +158,12 @@ def _compare(
     rows = dataset.rows("test")
     splits = dataset.splits
     for version, predictor in ((champion, old), (challenger, new)):
-        if predictor.card.class_names != dataset.class_names:
+        card = predictor.card
+        if card.class_names != dataset.class_names or not card.preprocessing.agrees(preprocessing):
             raise UserError(
-                f"{name} version {version} knows other classes than this dataset: give it a `registry.name` of its own"
-            )
-        if not predictor.card.preprocessing.agrees(preprocessing):
-            raise UserError(
-                f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
-                f"{preprocessing}: keep ingest's size, resize and background and the images' bits, or give it a "
-                f"`registry.name` of its own"
+                f"{name} version {version} knows other classes than this dataset, or takes images prepared otherwise "
+                f"({card.preprocessing}, here {preprocessing}): keep ingest's size, resize and background and the "
+                f"images' bits, or give this dataset a `registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = splits[splits["sha256"].isin(_taught(client, name, version))]
@@ -184,10 +175,9 @@ def _compare(
             f"every test image, or one that is like it, has taught version {challenger} or {champion}: keep split.seed"
         )
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
-    by_new, by_old = new.probabilities(images), old.probabilities(images)
-    new_right, old_right = (scores.argmax(axis=1) == labels for scores in (by_new, by_old))
+    new_right, old_right = (model.probabilities(images).argmax(axis=1) == labels for model in (new, old))
     test = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
-    ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
+    ours, theirs = float(new_right.mean()), float(old_right.mean())
     scores = (
         f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
         f"images (McNemar p = {test.p_value:.2g})"

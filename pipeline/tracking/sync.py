@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
@@ -118,10 +119,5 @@ def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float])
 
 def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """All numbers of nested metrics, by their dotted path."""
-    numbers: dict[str, float] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            numbers |= _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float):
-            numbers[f"{prefix}{key}"] = float(value)
-    return numbers
+    (flat,) = pd.json_normalize(dict(content)).to_dict("records")
+    return {f"{prefix}{key}": float(value) for key, value in flat.items() if isinstance(value, int | float)}
