@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -22,12 +22,16 @@ from pipeline.__main__ import main
 from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_table
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking import connect, explained, live_run, sync, sync_or_warn
+from pipeline.tracking import LiveRun, connect, explained, live_run, sync, sync_or_warn
 from tests.conftest import PROJECT
 from tests.results import CHECKPOINT, EPOCHS, MODEL, leave_results
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 MEMO = layout.resume("train", MODEL) / "run.json"
+
+
+def live(params: Params, key: str) -> AbstractContextManager[LiveRun]:
+    return live_run(params, MODEL, MEMO.parent, key)
 
 
 @pytest.fixture
@@ -48,13 +52,13 @@ def steps(run_id: str, metric: str = "val_accuracy") -> list[int]:
 @pytest.mark.usefixtures("results")
 def test_a_run_is_live_and_then_found_by_its_checkpoint(params: Params) -> None:
     """Epochs arrive with their steps; the stages' results join the same run; nothing is there twice."""
-    with live_run(params, MODEL, "key") as live:
+    with live(params, "key") as training:
         for row in EPOCHS:
-            live.epoch(row, {"images_per_second": 100.0})
-        live.finished(CHECKPOINT, {"device": "cpu"})
+            training.epoch(row, {"images_per_second": 100.0})
+        training.finished(CHECKPOINT, {"device": "cpu"})
     client = connect()
     first, second = (sync(client, params, MODEL) for _ in range(2))
-    assert first == second == live.run_id
+    assert first == second == training.run_id
     run = client.get_run(first)
     assert steps(first) == steps(first, "images_per_second") == [1, 2, 3]
     assert run.data.metrics["best_val_accuracy"] == 0.3
@@ -108,10 +112,10 @@ def test_a_server_that_is_away_costs_warnings_and_seconds(
         uri = f"http://127.0.0.1:{listening.getsockname()[1]}" if silent else NOWHERE
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         started = time.monotonic()
-        with live_run(params, MODEL, "key") as live:
+        with live(params, "key") as training:
             for row in EPOCHS:
-                live.epoch(row, {})
-            live.finished(CHECKPOINT, {})
+                training.epoch(row, {})
+            training.finished(CHECKPOINT, {})
         sync_or_warn(params, MODEL)
         assert time.monotonic() - started < 5
         assert capsys.readouterr().err.count(f"not sent: MLflow at {uri} failed") == 2
@@ -130,15 +134,15 @@ def test_a_hiccup_leaves_one_complete_run(params: Params, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise OSError("the cable fell out")
 
-    with live_run(params, MODEL, "key") as live:
+    with live(params, "key") as training:
         for row in EPOCHS:
             with monkeypatch.context() as context:
                 if row["epoch"] == 2:
-                    context.setattr(live.client, "log_batch", fail)
-                live.epoch(row, {})
-        live.finished(CHECKPOINT, {})
-    assert sync(connect(), params, MODEL) == live.run_id
-    assert steps(live.run_id) == [1, 2, 3]
+                    context.setattr(training.client, "log_batch", fail)
+                training.epoch(row, {})
+        training.finished(CHECKPOINT, {})
+    assert sync(connect(), params, MODEL) == training.run_id
+    assert steps(training.run_id) == [1, 2, 3]
     assert [run.info.status for run in runs(params)] == ["FINISHED"]
 
 
@@ -148,10 +152,10 @@ def test_one_checkpoint_is_one_run(params: Params, monkeypatch: pytest.MonkeyPat
     """A training that is done again, say because DVC was killed under it, comes to the same weights: the first run
     stays the only one, whether the server hears of the second's end or not."""
     here = os.environ["MLFLOW_TRACKING_URI"]
-    with live_run(params, MODEL, "key") as first:
+    with live(params, "key") as first:
         first.finished(CHECKPOINT, {})
     sync(connect(), params, MODEL)
-    with live_run(params, MODEL, "key") as second:
+    with live(params, "key") as second:
         assert second.run_id != first.run_id
         if away:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
@@ -165,16 +169,16 @@ def test_one_checkpoint_is_one_run(params: Params, monkeypatch: pytest.MonkeyPat
 def test_a_run_whose_end_was_not_heard_is_not_made_again(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server went away in mid-training: the run that was begun gets the rest, and there is no other one."""
     here = os.environ["MLFLOW_TRACKING_URI"]
-    with live_run(params, MODEL, "key") as live:
-        live.epoch(EPOCHS[0], {})
+    with live(params, "key") as training:
+        training.epoch(EPOCHS[0], {})
         monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
-        live.finished(CHECKPOINT, {"device": "cpu"})
+        training.finished(CHECKPOINT, {"device": "cpu"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
     client = connect()
-    assert client.get_run(live.run_id).info.status == "RUNNING"
-    assert sync(client, params, MODEL) == live.run_id
-    assert client.get_run(live.run_id).info.status == "FINISHED"
-    assert steps(live.run_id) == [1, 2, 3]
+    assert client.get_run(training.run_id).info.status == "RUNNING"
+    assert sync(client, params, MODEL) == training.run_id
+    assert client.get_run(training.run_id).info.status == "FINISHED"
+    assert steps(training.run_id) == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("tracking_folder")
@@ -182,9 +186,9 @@ def test_a_training_of_the_same_key_goes_on_in_its_run(params: Params) -> None:
     """Another one does not; and a run that was deleted meanwhile is not opened again."""
 
     def interrupted(key: str) -> str:
-        with suppress(KeyboardInterrupt), live_run(params, MODEL, key) as live:
+        with suppress(KeyboardInterrupt), live(params, key) as training:
             raise KeyboardInterrupt
-        return live.run_id
+        return training.run_id
 
     first = interrupted("one")
     assert interrupted("one") == first
@@ -198,9 +202,9 @@ def test_a_training_of_the_same_key_goes_on_in_its_run(params: Params) -> None:
 @pytest.mark.usefixtures("tracking_folder")
 def test_a_training_that_fails_is_marked(params: Params) -> None:
     """The error goes on to the caller."""
-    with pytest.raises(ZeroDivisionError), live_run(params, MODEL, "key") as live:
+    with pytest.raises(ZeroDivisionError), live(params, "key") as training:
         raise ZeroDivisionError
-    assert connect().get_run(live.run_id).info.status == "FAILED"
+    assert connect().get_run(training.run_id).info.status == "FAILED"
 
 
 @pytest.mark.usefixtures("tracking_folder")
@@ -209,14 +213,14 @@ def test_a_training_waits_for_one_that_goes_on_alone(params: Params, capsys: pyt
     running = threading.Event()
 
     def orphan() -> None:
-        with live_run(params, MODEL, "key"):
+        with live(params, "key"):
             running.set()
             time.sleep(1)
 
     thread = threading.Thread(target=orphan)
     thread.start()
-    running.wait()
-    with live_run(params, MODEL, "key"):
+    assert running.wait(30)
+    with live(params, "key"):
         thread.join(1)
         assert not thread.is_alive()
     assert f"another training of {MODEL}" in capsys.readouterr().err

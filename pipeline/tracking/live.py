@@ -20,14 +20,14 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking.runs import (
     EPOCH_METRICS,
+    MEMO,
     create_run,
     log_params,
-    memo_of,
     noted_run,
     read_memo,
     send_epochs,
     sent_epochs,
-)
+)  # fmt: skip
 from pipeline.tracking.server import attempt, connect
 
 AWAY_SECONDS = 120.0  # between two tries to reach a server that is away
@@ -41,6 +41,7 @@ class LiveRun:
 
     params: Params
     model: str
+    memo: Path
     key: str
     client: MlflowClient | None = None  # none yet: the server was away from the start
     run_id: str = ""
@@ -57,10 +58,10 @@ class LiveRun:
     def _send(self) -> None:
         if self.client is None:
             client = connect()
-            run = noted_run(client, self.params, self.model, "key", self.key)
+            run = noted_run(client, self.params, self.memo, "key", self.key)
             if run is None:
                 run = create_run(client, self.params, self.model)
-                write_json(memo_of(self.model), {"key": self.key, "run_id": run.info.run_id})
+                write_json(self.memo, {"key": self.key, "run_id": run.info.run_id})
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
             log_params(client, self.params, self.model, run.info.run_id)
@@ -79,8 +80,8 @@ class LiveRun:
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
         """`sync` finds the run by the memo, and gives it the tag of its checkpoint."""
-        if memo := read_memo(self.model):
-            write_json(memo_of(self.model), memo | {"checkpoint": sha256(checkpoint)})
+        if noted := read_memo(self.memo):
+            write_json(self.memo, noted | {"checkpoint": sha256(checkpoint)})
         client = self.client
         if client is not None:
             attempt("the end of the run", lambda: [client.set_tag(self.run_id, *tag) for tag in tags.items()])
@@ -92,17 +93,17 @@ class LiveRun:
 
 
 @contextmanager
-def live_run(params: Params, model: str, key: str, is_main: bool = True) -> Iterator[LiveRun]:
+def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool = True) -> Iterator[LiveRun]:
     """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly.
 
-    A training of the same `key` that goes on later goes on in the same run. Of a distributed training only the main
-    process tells MLflow.
+    Its id is noted in `folder`, and a training of the same `key` that goes on later goes on in the same run. Of a
+    distributed training only the main process tells MLflow.
     """
+    live = LiveRun(params, model, folder / MEMO, key, again=0.0 if is_main else math.inf)
     if not is_main:
-        yield LiveRun(params, model, key, again=math.inf)
+        yield live
         return
-    live = LiveRun(params, model, key)
-    with _only_one(model, patient=params.recipe(model).processes == 1):
+    with _only_one(live, patient=params.recipe(model).processes == 1):
         live.send("the start of the run")
         monitor = _system_metrics(live.run_id) if live.client else None
         status = "FINISHED"
@@ -117,20 +118,19 @@ def live_run(params: Params, model: str, key: str, is_main: bool = True) -> Iter
             live.close(status)
 
 
-def _only_one(model: str, patient: bool) -> AbstractContextManager[object]:
+def _only_one(live: LiveRun, patient: bool) -> AbstractContextManager[object]:
     """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run.
 
     The main one of several processes is not `patient`, as the others would give up on it: it raises UserError.
     """
-    memo = memo_of(model)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(memo.with_name(f"{memo.name}.lock"))
+    live.memo.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{live.memo}.lock")
     try:
         return lock.acquire(timeout=0)
     except Timeout:
         if not patient:
-            raise UserError(f"another training of {model} goes on: wait for its end, or stop it") from None
-    print(f"another training of {model} goes on: waiting for it to end", file=sys.stderr, flush=True)
+            raise UserError(f"another training of {live.model} goes on: wait for its end, or stop it") from None
+    print(f"another training of {live.model} goes on: waiting for it to end", file=sys.stderr, flush=True)
     return lock.acquire()
 
 

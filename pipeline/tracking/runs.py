@@ -17,6 +17,7 @@ from pipeline.artifacts import read_json, sha256
 from pipeline.config import Params
 
 CHECKPOINT_TAG = "checkpoint.sha256"
+MEMO = "run.json"  # beside the states that a training resumes from: which run it is
 EPOCH_METRICS = (
     "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
 )  # fmt: skip
@@ -29,20 +30,15 @@ def find_run(client: MlflowClient, params: Params, where: str) -> Run | None:
     return runs[0] if runs else None
 
 
-def memo_of(model: str) -> Path:
+def read_memo(memo: Path) -> dict[str, str]:
     """{"key", "run_id", "checkpoint"} of a training that is not over, or that the server does not know the end of."""
-    return layout.resume("train", model) / "run.json"
-
-
-def read_memo(model: str) -> dict[str, str]:
-    memo = memo_of(model)
     return dict(read_json(memo)) if memo.exists() else {}
 
 
-def noted_run(client: MlflowClient, params: Params, model: str, field: str, value: str) -> Run | None:
+def noted_run(client: MlflowClient, params: Params, memo: Path, field: str, value: str) -> Run | None:
     """The run in the memo, if `field` of the memo has this value and the server knows the run."""
-    memo = read_memo(model)
-    return find_run(client, params, f"attributes.run_id = '{memo['run_id']}'") if memo.get(field) == value else None
+    noted = read_memo(memo)
+    return find_run(client, params, f"attributes.run_id = '{noted['run_id']}'") if noted.get(field) == value else None
 
 
 def create_run(client: MlflowClient, params: Params, model: str) -> Run:

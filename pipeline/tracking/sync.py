@@ -64,7 +64,8 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -
     """One run a checkpoint: the one that has it, or else that of the training that has just ended, or else a new one,
     where DVC restored the checkpoint from its cache."""
     known = runs.find_run(client, params, f"tags.`{runs.CHECKPOINT_TAG}` = '{checkpoint}' and tags.model = '{model}'")
-    trained = runs.noted_run(client, params, model, "checkpoint", checkpoint)
+    memo = layout.resume("train", model) / runs.MEMO
+    trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
     run = known or trained or runs.create_run(client, params, model)
     if known is None:
         runs.log_params(client, params, model, run.info.run_id)
@@ -74,7 +75,7 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -
     if trained is not None:
         if trained.info.run_id != run.info.run_id:  # it was done again, and came to the same weights
             client.delete_run(trained.info.run_id)
-        runs.memo_of(model).unlink()
+        memo.unlink()
     return run
 
 
