@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import socket
@@ -10,9 +9,7 @@ import sys
 import threading
 import time
 from contextlib import AbstractContextManager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import mlflow
 import pytest
@@ -21,8 +18,7 @@ from pipeline import layout
 from pipeline.__main__ import main
 from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_table
 from pipeline.config import Params
-from pipeline.errors import UserError
-from pipeline.tracking import LiveRun, connect, explained, live_run, sync, sync_or_warn
+from pipeline.tracking import LiveRun, connect, live_run, sync, sync_or_warn
 from tests.conftest import PROJECT
 from tests.results import CHECKPOINT, EPOCHS, MODEL, leave_results
 
@@ -232,45 +228,6 @@ def test_equal_weights_of_two_models_are_two_runs(params: Params) -> None:
     for stage in ("train", "export"):
         shutil.copytree(layout.folder(stage, MODEL), layout.folder(stage, "modern_cnn"))
     assert sync(connect(), params, MODEL) != sync(connect(), params, "modern_cnn")
-
-
-class Recorder(BaseHTTPRequestHandler):
-    """Answers that it is healthy and refuses everything else, as a server with passwords does."""
-
-    seen: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.seen.append(self.headers.get("Authorization", ""))
-        self.send_response(200 if self.path == "/health" else 403)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.usefixtures("results")
-def test_a_password_in_the_address_is_used_and_not_printed_and_no_proxy_is_asked(
-    params: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """It is in no warning, no error and no log of MLflow's; a server on this machine is called directly."""
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")  # and restored afterwards
-    monkeypatch.setenv("http_proxy", NOWHERE)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for login in ("user:s%40cret", "token:"):
-            for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-                monkeypatch.setenv(name, "")
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{login}@127.0.0.1:{server.server_port}")
-            sync_or_warn(params, MODEL)
-        server.shutdown()
-    said = capfd.readouterr().err
-    assert "403" in said and "cret" not in said and "token" not in said
-    assert {"Basic " + base64.b64encode(login).decode() for login in (b"user:s@cret", b"token:")} <= {*Recorder.seen}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@127.0.0.1:9/db")
-    with pytest.raises(UserError, match="failed") as refused, explained():
-        raise OSError("cannot reach postgresql://user:secret@127.0.0.1:9/db or s3://key:se@cret@host")
-    assert "cret" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("results")

@@ -1,20 +1,26 @@
-"""The embedded store of MLflow, a SQLite file: made whole or not at all, by one process at a time."""
+"""Where runs go: the embedded SQLite store, made whole or not at all by one process at a time; a server's address."""
 
 from __future__ import annotations
 
+import base64
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking import connect, explained, find_run, lineage
+from pipeline.tracking import connect, explained, find_run, lineage, sync_or_warn
 from tests.conftest import PROJECT
+from tests.results import leave_results
 
 # Makes a store in children that are forked, so that the imports are paid once, and kills each a little later
 MAKER = """
@@ -97,3 +103,44 @@ def test_the_commit_is_one_of_the_project(tmp_path: Path, monkeypatch: pytest.Mo
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
     assert (lineage()["lineage.git.commit"] != "none") is own
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Answers that it is healthy and refuses everything else, as a server with passwords does."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers.get("Authorization", ""))
+        self.send_response(200 if self.path == "/health" else 403)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("tracking_folder")
+def test_a_password_in_the_address_is_used_and_not_printed_and_no_proxy_is_asked(
+    params: Params, card: ModelCard, dataset: Dataset, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It is in no warning, no error and no log of MLflow's; a server on this machine is called directly."""
+    leave_results(card, dataset)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # and restored afterwards
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for login in ("user:s%40cret", "token:"):
+            for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+                monkeypatch.setenv(name, "")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{login}@127.0.0.1:{server.server_port}")
+            sync_or_warn(params, MODEL)
+        server.shutdown()
+    said = capfd.readouterr().err
+    assert "403" in said and "cret" not in said and "token" not in said
+    assert {"Basic " + base64.b64encode(login).decode() for login in (b"user:s@cret", b"token:")} <= {*Recorder.seen}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@127.0.0.1:9/db")
+    with pytest.raises(UserError, match="failed") as refused, explained():
+        raise OSError("cannot reach postgresql://user:secret@127.0.0.1:9/db or s3://key:se@cret@host")
+    assert "cret" not in str(refused.value)
