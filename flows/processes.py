@@ -29,7 +29,7 @@ for second in 1 2 3 4 5 6 7 8 9 10; do sleep 1; kill -s 0 -- "-$1" || exit; done
 kill -s KILL -- "-$1"
 """
 
-KEPT_LINES = 200
+LAST_LINES = 200  # that are remembered of a child
 
 
 class Stopped(RuntimeError):
@@ -79,7 +79,7 @@ class Children:
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             self._running.add(child)
-        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        lines: deque[str] = deque(maxlen=LAST_LINES)
         try:
             with child, _guard(child):
                 assert child.stdout is not None

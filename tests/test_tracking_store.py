@@ -20,7 +20,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking import connect, explained, find_run, lineage, sync_or_warn
 from tests.conftest import PROJECT
-from tests.results import leave_results
+from tests.results import MODEL, leave_results
 
 # Makes a store in children that are forked, so that the imports are paid once, and kills each a little later
 MAKER = """

@@ -15,6 +15,8 @@ from pipeline.config import load
 if TYPE_CHECKING:
     import numpy as np
 
+HEADER = ("image", "class", "confidence", "top 5")
+
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -39,7 +41,7 @@ def predict(
     if readable:
         scores = predictor.probabilities(np.stack(pixels))
         rows = [_ranked(path, row, predictor.card.class_names) for path, row in zip(readable, scores, strict=True)]
-        print(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else _text(rows))
+        print(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table([HEADER, *map(_line, rows)]))
     for said in refused:
         print(f"error: {said}", file=sys.stderr)
     if refused:
@@ -52,9 +54,6 @@ def _ranked(path: Path, scores: np.ndarray, names: tuple[str, ...]) -> dict[str,
     return {"image": str(path), **top[0], "top5": top}
 
 
-def _text(rows: list[dict[str, Any]]) -> str:
-    lines: list[tuple[str, ...]] = [("image", "class", "confidence", "top 5")]
-    for row in rows:
-        ranking = "  ".join(f"{entry['class']} {entry['confidence']:.1%}" for entry in row["top5"])
-        lines.append((row["image"], row["class"], f"{row['confidence']:.1%}", ranking))
-    return table(lines)
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    ranking = "  ".join(f"{entry['class']} {entry['confidence']:.1%}" for entry in row["top5"])
+    return row["image"], row["class"], f"{row['confidence']:.1%}", ranking

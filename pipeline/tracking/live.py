@@ -82,13 +82,11 @@ class LiveRun:
         """`sync` finds the run by the memo, and gives it the tag of its checkpoint."""
         if noted := read_memo(self.memo):
             write_json(self.memo, noted | {"checkpoint": sha256(checkpoint)})
-        client = self.client
-        if client is not None:
+        if client := self.client:
             attempt("the end of the run", lambda: [client.set_tag(self.run_id, *tag) for tag in tags.items()])
 
     def close(self, status: str) -> None:
-        client = self.client
-        if client is not None:
+        if client := self.client:
             attempt("the end of the run", lambda: client.set_terminated(self.run_id, status))
 
 
