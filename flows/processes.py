@@ -1,7 +1,6 @@
 """Child processes: stream what they print, and stop them with all that they started when the flow stops."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from pipeline.errors import masked
 
 # The signals that stop a child, and how many seconds each has to work. First SIGINT, to the whole group: DVC
 # ignores it, waits for its command, tidies up and exits, where SIGTERM would leave its locks behind.
@@ -28,7 +29,7 @@ for second in 1 2 3 4 5 6 7 8 9 10; do sleep 1; kill -s 0 -- "-$1" || exit; done
 kill -s KILL -- "-$1"
 """
 
-KEPT_LINES = 200
+LAST_LINES = 200  # that are remembered of a child
 
 
 class Stopped(RuntimeError):
@@ -55,7 +56,7 @@ def read_lines(stream: IO[bytes]) -> Iterator[str]:
     for raw in stream:
         line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
         if line:
-            yield re.sub(r"(?<=://)[^\s/]+@", "***@", line)
+            yield masked(line)
 
 
 class Children:
@@ -74,16 +75,11 @@ class Children:
             if self._stopping.is_set():
                 raise Stopped("not started, because the flow stopped")
             child = subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+                command, cwd=cwd, env=env, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
             self._running.add(child)
-        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        lines: deque[str] = deque(maxlen=LAST_LINES)
         try:
             with child, _guard(child):
                 assert child.stdout is not None
@@ -120,12 +116,8 @@ def _stop_orphans(child: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def _guard(child: subprocess.Popen[bytes]) -> Iterator[None]:
     """See to it that the child does not outlive this block, nor this process."""
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", GUARD, "guard", str(child.pid)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = ["/bin/sh", "-c", GUARD, "guard", str(child.pid)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield
     except BaseException:

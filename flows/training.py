@@ -18,7 +18,6 @@ if __name__ == "__main__":  # Prefect looks at these as soon as it is imported
     if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},127.0.0.1,localhost,::1".lstrip(",")
 
-import argparse
 import logging
 import re
 import signal
@@ -26,11 +25,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Annotated
 from uuid import UUID
 
+import typer
 from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -38,15 +40,14 @@ from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
 
-from flows.graph import find_alone, find_fresh, keep_to, read_changed, read_graph, release_dead
+from flows.graph import find_alone, read_graph, release_dead
 from flows.processes import Children, Finished, Stopped, child_environment
-from flows.ui import show_comparison, show_report, show_stages, wait_until_recorded
+from flows.ui import show_results, show_stages, wait_until_recorded
+from pipeline.layout import REPORT
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARK = Path("artifacts/benchmark/benchmark.json")
-REPORT = Path("artifacts/report/report.html")
-
 # Another DVC works on the same files. `--wait-for-lock` waits for DVC's bookkeeping only.
 BUSY = re.compile(r"ERROR: .*(Unable to acquire lock|is busy, it is being blocked)")
 PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds between two looks; the last one again and again, as a training takes hours
@@ -58,7 +59,7 @@ class TrainingFailed(RuntimeError):
 
 
 @flow(name="training")
-def training(parallel: int = 2, promote: bool = True) -> None:
+def training(parallel: Annotated[int, Field(ge=1)] = 2, promote: bool = True) -> None:
     """Bring all stages up to date, `parallel` at a time, then register the model and perhaps promote it."""
     verbs = ["register", "promote"] if promote else ["register"]
     run_training(ROOT, parallel, {verb: (sys.executable, "-m", "pipeline", verb) for verb in verbs})
@@ -66,32 +67,26 @@ def training(parallel: int = 2, promote: bool = True) -> None:
 
 def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
     """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order."""
-    check_parallel(parallel)
-    keep_to(root)
     release_dead(root)
     upstream = read_graph(root)
-    fresh = find_fresh(upstream, _changed_stages(root, upstream))
-    # By the whole graph, not by what is left to do: a stage always gets the same number of threads, hence the
-    # same floating-point sums, hence outputs that DVC recognizes.
+    # A stage always gets the same number of threads, hence the same floating-point sums, hence outputs that DVC
+    # recognizes.
     alone = find_alone(upstream) | set(verbs)
-    commands = {stage: _repro(stage) for stage in upstream} | dict(verbs)
+    # Side by side in one workspace is safe only if each DVC waits for the lock of the others.
+    dvc = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
+    commands = {stage: (*dvc, stage) for stage in upstream} | dict(verbs)
     for verb in verbs:
         upstream[verb] = frozenset(upstream)
     children = Children()
     slots = threading.Semaphore(parallel)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = defaultdict(float)
 
     # The name is the only parameter, because Prefect takes the parameters apart and sends them to its server.
     @task(
-        task_run_name="{name}",
-        retries=3,
-        retry_delay_seconds=[2, 5, 10],
-        retry_condition_fn=_is_transient,
+        task_run_name="{name}", retries=3, retry_delay_seconds=[2, 5, 10], retry_condition_fn=_is_transient,
         cache_policy=NO_CACHE,
-    )
+    )  # fmt: skip
     def stage(name: str) -> State[None]:
-        if name in fresh:
-            return Completed(name="Cached", message="nothing changed")
         env = child_environment({} if name in alone else _thread_share(parallel))
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             with slots:
@@ -125,24 +120,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
     failed = {name: state for name, state in states.items() if state.is_final() and not state.is_completed()}
     if failed:
         raise TrainingFailed("; ".join(f"{name} failed: {state.message}" for name, state in failed.items()))
-    show_comparison(root / BENCHMARK)
-    show_report(root / REPORT)
-
-
-def check_parallel(parallel: int) -> None:
-    """Refuse a number of stages at a time with which none would ever start."""
-    if parallel < 1:
-        raise ValueError(f"parallel, the number of stages that run at a time, must be 1 or more: {parallel}")
-
-
-def check_home() -> None:
-    """Refuse a home of Prefect's that cannot be written: its server for this run would time out much later."""
-    home = PREFECT_HOME.value()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=home).close()
-    except OSError as error:
-        raise ValueError(f"{home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder") from None
+    show_results(root)
 
 
 def judge(name: str, finished: Finished) -> State[None]:
@@ -161,39 +139,24 @@ def command_code(finished: Finished) -> int:
 
 
 def last_error(finished: Finished) -> str:
-    """What says best what went wrong: mostly one line."""
-    code = command_code(finished)
+    """What says best what went wrong: our own error, DVC's, the end of a traceback."""
+    code, lines = command_code(finished), finished.lines
     number = -code if code < 0 else code - 128  # a shell says 137 for a command that was killed by signal 9
     if number in set(signal.Signals):
         what = "out of memory?" if number == signal.SIGKILL else "from outside"
         return f"it was killed by {signal.Signals(number).name} ({what})"
-    if busy := [i for i, line in enumerate(finished.lines) if BUSY.match(line)]:
-        return " ".join(line.strip() for line in finished.lines[busy[-1] :]).removeprefix("ERROR: ")
-    dvc = [line for line in finished.lines if line.startswith("ERROR: ")]
-    ours = [line for line in finished.lines if line.startswith("error: ")]
-    if not ours and dvc and COMMAND_FAILED.match(dvc[-1]):  # the end of a traceback, say
-        ours = [line for line in finished.lines if not line.startswith(("ERROR: ", "> ", "Running stage "))]
-    lines = [f"exit code {finished.code}", *finished.lines[-1:], *dvc[-1:], *ours[-1:]]
-    return lines[-1].removeprefix("error: ").removeprefix("ERROR: ")
+    if busy := [i for i, line in enumerate(lines) if BUSY.match(line)]:
+        return " ".join(line.strip() for line in lines[busy[-1] :]).removeprefix("ERROR: ")
+    ours = [line for line in lines if line.startswith("error: ")]
+    dvc = [line for line in lines if line.startswith("ERROR: ")]
+    reasons = [line for line in dvc if not COMMAND_FAILED.match(line)]
+    rest = [line for line in lines if not line.startswith(("ERROR: ", "> ", "Running stage "))]
+    best = next((found[-1] for found in (ours, reasons, rest, dvc) if found), f"exit code {finished.code}")
+    return best.removeprefix("error: ").removeprefix("ERROR: ")
 
 
 def _is_transient(_: Task[..., object], __: TaskRun, state: State[object]) -> bool:
     return state.name == "Transient"
-
-
-def _repro(stage: str) -> Sequence[str]:
-    # Side by side in one workspace is safe only if each DVC waits for the lock of the others.
-    return sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage
-
-
-def _changed_stages(root: Path, upstream: Mapping[str, object]) -> frozenset[str]:
-    from dvc.lock import LockError
-
-    try:
-        return read_changed(root)
-    except LockError as error:
-        get_run_logger().warning("Cannot tell what changed, so DVC is asked stage by stage: %s", error)
-        return frozenset(upstream)
 
 
 def _thread_share(parallel: int) -> dict[str, str]:
@@ -205,31 +168,36 @@ def _thread_share(parallel: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
 
 
-def main() -> int:
-    """Run the flow from a terminal; without `PREFECT_API_URL` Prefect starts a server just for this run."""
-    parser = argparse.ArgumentParser(prog="python -m flows.training", description=training.description)
-    parser.add_argument("--parallel", type=int, default=2, metavar="N", help="stages at a time (2)")
-    parser.add_argument("--no-promote", action="store_true", help="register the model, but do not promote it")
-    options = parser.parse_args()
+def check_home() -> None:
+    """Refuse a home of Prefect's that cannot be written: its server for this run would time out much later."""
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        sys.exit(f"error: {home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder")
+
+
+def main(
+    parallel: Annotated[int, typer.Option(min=1, help="Stages at a time.")] = 2,
+    promote: Annotated[bool, typer.Option(help="Promote the model, if it beats the champion.")] = True,
+) -> None:
+    """Bring all stages up to date, then register the model; without `PREFECT_API_URL` on a server just for this run."""
     # Prefect raises the signal again when it has stopped the flow; dying of it would leave its server behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if not PREFECT_API_URL.value():
+        check_home()
     try:
-        check_parallel(options.parallel)
-        if not PREFECT_API_URL.value():
-            check_home()
-        training(parallel=options.parallel, promote=not options.no_promote)
+        training(parallel=parallel, promote=promote)
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # the top of the program, and Prefect has logged the traceback
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+        sys.exit(f"error: {' '.join(str(error).split())}")
     finally:
         logging.disable(logging.INFO)  # Prefect's goodbye would come after the lines that matter
     print(f"Report: {ROOT / REPORT}")
     print("MLflow and Prefect: `make ui`, then http://127.0.0.1:5000 and http://127.0.0.1:4200")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

@@ -11,25 +11,22 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 
+from pipeline.layout import BENCHMARK, REPORT
+
 
 def show_stages(states: Mapping[str, State[None]], seconds: Mapping[str, float]) -> None:
     """One row a stage: how it ended, and how long its process ran."""
-    rows = [
-        {"stage": name, "state": state.name, "seconds": round(seconds.get(name, 0.0), 1)}
-        for name, state in states.items()
-    ]
+    rows = [{"stage": name, "state": state.name, "seconds": round(seconds[name], 1)} for name, state in states.items()]
     create_table_artifact(key="stages", table=rows, description="The stages of this run")
 
 
-def show_comparison(benchmark: Path) -> None:
-    """One row a variant of a model, with the keys of the first row as columns; nothing without the file."""
-    if benchmark.is_file() and (rows := json.loads(benchmark.read_text(encoding="utf-8"))["variants"]):
+def show_results(root: Path) -> None:
+    """The benchmark with one row a variant and the first row's keys as columns, and a link to the report."""
+    benchmark, report = root / BENCHMARK, root / REPORT
+    if benchmark.is_file():
+        rows = json.loads(benchmark.read_text(encoding="utf-8"))["variants"]
         table = [{key: row.get(key) for key in rows[0]} for row in rows]
         create_table_artifact(key="model-comparison", table=table, description="The variants of each model")
-
-
-def show_report(report: Path) -> None:
-    """A link to the report; nothing without the file."""
     if report.is_file():
         # Browsers follow no `file:` link from a web page, so the path stands there to be copied.
         text = f"Open `{report}` in a browser."

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import data, describe, init, lr_find, predict, registry, stages
-from pipeline.errors import UserError
+from pipeline.errors import UserError, masked
 from pipeline.layout import ARTIFACTS
 from pipeline.training.signals import Interrupted
 
@@ -63,8 +63,6 @@ def main() -> None:
 def said(error: UserError | OSError) -> str:
     """What a person should read of an error; nothing of a bug."""
     if isinstance(error, UserError):
-        from pipeline.tracking.server import masked
-
         return " ".join(masked(str(error)).split())
     if isinstance(error, FileNotFoundError) and ARTIFACTS in Path(str(error.filename)).parents:
         return f"{error.filename} does not exist: run `dvc repro` first"
@@ -77,4 +75,5 @@ def said(error: UserError | OSError) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     main()

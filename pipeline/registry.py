@@ -7,26 +7,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mlflow
 import numpy as np
+import onnx
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 
+from pipeline import layout
 from pipeline.artifacts import LEFT_OUT, Dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import accuracy
+from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
-from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, lineage, sync
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow import MlflowClient
+from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, explained, lineage, sync
 
 # What a client needs to load the model through MLflow; inferring it would take mlflow seconds
 SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+REGISTER_FIRST = "run `python -m pipeline register` first"
 
 
 @dataclass(frozen=True)
@@ -44,114 +49,92 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
     The test split has no say here, or its accuracy would not be honest afterwards. Ties go to the smaller file.
     Raises UserError naming what each candidate breaks.
     """
-    broken: dict[str, str] = {}
-    kept = []
-    for row in rows:
-        if row["variant"] not in budgets.variants:
-            continue
-        over = [
-            text
-            for breaks, text in (
-                (row["val_accuracy"] < budgets.min_accuracy,
-                 f"validation accuracy {row['val_accuracy']:.2%} is under {budgets.min_accuracy:.2%}"),
-                (row["size_mb"] > budgets.max_size_mb, f"{row['size_mb']:.1f} MB is over {budgets.max_size_mb:g}"),
-                (row["latency_ms"] > budgets.max_latency_ms,
-                 f"{row['latency_ms']:.2f} ms is over {budgets.max_latency_ms:g}"),
-            )
-            if breaks
-        ]  # fmt: skip
-        if over:
-            broken[f"{row['model']} {row['variant']}"] = " and ".join(over)
-        else:
-            kept.append(row)
-    if not kept:
+    smallest_first = sorted(rows, key=lambda row: float(row["size_mb"]))
+    candidates = {
+        f"{row['model']} {row['variant']}": row for row in smallest_first if row["variant"] in budgets.variants
+    }
+    broken = {name: reasons for name, row in candidates.items() if (reasons := _broken(row, budgets))}
+    within = {name: row["val_accuracy"] for name, row in candidates.items() if name not in broken}
+    if not within:
         reasons = "; ".join(f"{name}: {why}" for name, why in broken.items())
         raise UserError(f"no candidate keeps the budgets of params.yaml: registry ({reasons})")
-    return max(kept, key=lambda row: (row["val_accuracy"], -row["size_mb"]))
+    return candidates[best_by_validation(within)]
 
 
-def onnx_file(artifacts: Path, row: dict[str, Any]) -> Path:
-    stage = "quantize" if "int8" in row["variant"] else "export"
-    path: Path = artifacts / stage / row["model"] / f"{row['variant']}.onnx"
-    return path
+def _broken(row: dict[str, Any], budgets: Registry) -> str:
+    """Which budgets a candidate breaks, in words."""
+    reasons = []
+    if row["val_accuracy"] < budgets.min_accuracy:
+        reasons.append(f"validation accuracy {row['val_accuracy']:.2%} is under {budgets.min_accuracy:.2%}")
+    if row["size_mb"] > budgets.max_size_mb:
+        reasons.append(f"{row['size_mb']:.1f} MB is over {budgets.max_size_mb:g}")
+    if row["latency_ms"] > budgets.max_latency_ms:
+        reasons.append(f"{row['latency_ms']:.2f} ms is over {budgets.max_latency_ms:g}")
+    return " and ".join(reasons)
 
 
-def register(params: Params, artifacts: Path) -> tuple[str, dict[str, Any]]:
+@explained()
+def register(params: Params) -> tuple[str, dict[str, Any]]:
     """Register the best candidate and give it the alias `challenger`; its version and its row of benchmark.json."""
-    benchmark = artifacts / "benchmark" / "benchmark.json"
-    if not benchmark.exists():
-        raise UserError(f"{benchmark} does not exist: run `dvc repro` first")
-    rows = read_json(benchmark)["variants"]
+    rows = read_json(layout.BENCHMARK)["variants"]
     for row in rows:
-        checkpoint = artifacts / params.maker(row["model"]) / row["model"] / "checkpoint.safetensors"
-        if not checkpoint.exists() or sha256(checkpoint) != row["checkpoint"]:
-            raise UserError(f"{benchmark} is not of the present {checkpoint}: run `dvc repro` first")
+        checkpoint = layout.checkpoint(params.maker(row["model"]), row["model"])
+        if sha256(checkpoint) != row["checkpoint"]:
+            raise UserError(f"{layout.BENCHMARK} is not of the present {checkpoint}: run `dvc repro` first")
     client = connect()
-    runs = {model: sync(client, params, model, artifacts) for model in dict.fromkeys(row["model"] for row in rows)}
+    runs = {model: sync(client, params, model) for model in dict.fromkeys(row["model"] for row in rows)}
     best = choose(rows, params.registry)
-    path = onnx_file(artifacts, best)
-    name = params.registry.name
-    version = _version_of(client, name, sha256(path)) or _log_version(
-        client, name, path, best, runs[best["model"]], lineage() | data_lineage(artifacts)
-    )
+    name, path = params.registry.name, layout.onnx(best["variant"], best["model"])
+    same = client.search_model_versions(f"name = '{name}' and tags.`sha256` = '{sha256(path)}'")
+    version = str(max(int(v.version) for v in same)) if same else _log_version(client, name, path, best, runs)
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version, best
 
 
-def _version_of(client: MlflowClient, name: str, digest: str) -> str | None:
-    """The version that holds this very file, if it was registered before."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`sha256` = '{digest}'")
-    return str(max(int(version.version) for version in found)) if found else None
-
-
-def _log_version(
-    client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str, origin: dict[str, str]
-) -> str:
-    import mlflow
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
+def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], runs: dict[str, str]) -> str:
     card = Predictor(path).card
     side, classes = card.preprocessing.size, len(card.class_names)
     scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
     # It warns that an environment made by uv has no pip
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    ended = client.get_run(run_id).info
-    with mlflow.start_run(run_id):
-        info = mlflow.onnx.log_model(
-            onnx.load(path),
-            name="model",
-            registered_model_name=name,
-            signature=ModelSignature(
-                Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")]), Schema([*scores])
-            ),
-            metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
-            pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
-            onnx_execution_providers=["CPUExecutionProvider"],  # what was tested; else each load warns of a missing GPU
-            save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
-        )
-    # Resuming the run moved its end: the training did not take until now
-    client.set_terminated(run_id, ended.status, ended.end_time)
+    # Not mlflow.onnx.log_model, which would open the run again and so move its end
+    image = TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")
+    info = Model.log(
+        None, mlflow.onnx, name="model", run_id=runs[row["model"]], registered_model_name=name,
+        metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
+        onnx_model=onnx.load(path),
+        signature=ModelSignature(Schema([image]), Schema([*scores])),
+        pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
+        onnx_execution_providers=["CPUExecutionProvider"],  # what was tested; else each load warns of a missing GPU
+        save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
+    )  # fmt: skip
     version = str(info.registered_model_version)
-    numbers = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
-    tags = {
-        "model": row["model"], "variant": row["variant"], "sha256": sha256(path),
-        CHECKPOINT_TAG: row["checkpoint"], **numbers, **origin,
-    }  # fmt: skip
-    for key, value in tags.items():
+    tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
+    tags |= {
+        "model": row["model"],
+        "variant": row["variant"],
+        "sha256": sha256(path),
+        CHECKPOINT_TAG: row["checkpoint"],
+    }
+    for key, value in (tags | lineage() | data_lineage()).items():
         client.set_model_version_tag(name, version, key, value)
     return version
 
 
+@explained()
 def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> Decision:
     """Make the challenger champion if it beats the champion on the same test images; write why either way."""
     client = connect()
     name = params.registry.name
-    aliases = _aliases(client, name)
-    if CHALLENGER not in aliases:
-        raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
-    challenger, champion = aliases[CHALLENGER], aliases.get(CHAMPION)
+    try:
+        aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"no model {name!r} is registered: {REGISTER_FIRST}") from None
+    challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
+    if challenger is None:
+        raise UserError(f"{name} has no challenger: {REGISTER_FIRST}")
     if challenger == champion:
         return Decision(False, champion, f"version {champion} is challenger and champion already")
     if champion is None:
@@ -168,17 +151,6 @@ def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> D
     return decision
 
 
-def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {alias: str(v) for alias, v in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"no model {name!r} is registered: run `python -m pipeline register` first") from None
-
-
 def _compare(
     client: MlflowClient, name: str, challenger: str, champion: str, dataset: Dataset, preprocessing: Preprocessing
 ) -> Decision:
@@ -186,16 +158,12 @@ def _compare(
     rows = dataset.rows("test")
     splits = dataset.splits
     for version, predictor in ((champion, old), (challenger, new)):
-        if predictor.card.class_names != dataset.class_names:
+        card = predictor.card
+        if card.class_names != dataset.class_names or not card.preprocessing.agrees(preprocessing):
             raise UserError(
-                f"{name} version {version} knows other classes than this dataset: "
-                f"give this dataset a `registry.name` of its own"
-            )
-        if not predictor.card.preprocessing.agrees(preprocessing):
-            raise UserError(
-                f"{name} version {version} takes images prepared as {predictor.card.preprocessing}, this dataset has "
-                f"{preprocessing}: keep ingest's size, resize and background and the images' bits, or give it a "
-                f"`registry.name` of its own"
+                f"{name} version {version} knows other classes than this dataset, or takes images prepared otherwise "
+                f"({card.preprocessing}, here {preprocessing}): keep ingest's size, resize and background and the "
+                f"images' bits, or give this dataset a `registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = splits[splits["sha256"].isin(_taught(client, name, version))]
@@ -207,10 +175,9 @@ def _compare(
             f"every test image, or one that is like it, has taught version {challenger} or {champion}: keep split.seed"
         )
     images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
-    by_new, by_old = new.probabilities(images), old.probabilities(images)
-    new_right, old_right = (scores.argmax(axis=1) == labels for scores in (by_new, by_old))
+    new_right, old_right = (model.probabilities(images).argmax(axis=1) == labels for model in (new, old))
     p_value = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
-    ours, theirs = accuracy(by_new, labels), accuracy(by_old, labels)
+    ours, theirs = float(new_right.mean()), float(old_right.mean())
     scores = (
         f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
         f"images (McNemar p = {p_value:.2g})"
@@ -220,23 +187,14 @@ def _compare(
 
 def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
     """SHA-256 of the images that a version was trained or chosen on, from the splits in its run: names may change."""
-    import mlflow
-
     run_id = client.get_model_version(name, version).run_id
     splits = read_table(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="data/splits.parquet")))
-    if "sha256" not in splits:
-        raise UserError(
-            f"data/splits.parquet in run {run_id} has no column sha256, so that nobody can tell which test images are "
-            f"new to {name} version {version}: train and register it again, or take its alias away"
-        )
     return splits.loc[splits["split"].isin(["train", "val"]), "sha256"]
 
 
+@explained()
 def load(name: str, version_or_alias: str) -> Predictor:
     """A registered model, by version number or alias. Raises UserError when there is none."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     connect()
     uri = f"models:/{name}/{version_or_alias}" if version_or_alias.isdigit() else f"models:/{name}@{version_or_alias}"
     try:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dvc.repo import Repo
+
 from tests.conftest import PROJECT
 
 SHIPPED = (
@@ -62,3 +64,10 @@ def clone(root: Path) -> Project:
         else:
             shutil.copy(source, target)
     return Project(root)
+
+
+def read_changed(root: Path) -> frozenset[str]:
+    """The stages that DVC would not skip as they stand, by its own status."""
+    with Repo(str(root)) as repo:
+        status = repo.status(check_updates=False)
+        return frozenset(stage.name for stage in repo.index.stages if stage.cmd and stage.addressing in status)

@@ -14,12 +14,11 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from flows.graph import read_changed
 from pipeline import layout
 from pipeline.artifacts import VARIANTS
 from pipeline.config import Params
 from tests.conftest import PROJECT
-from tests.project import Project, clone
+from tests.project import Project, clone, read_changed
 
 STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 # What a stage may import without depending on it, and why an edit there may rerun nothing

@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.cli.registry import predict
+from pipeline.cli.predict import predict
 from pipeline.config import Benchmark, Evaluate, Export, Quantize
 from pipeline.inference.predictor import Predictor
 from pipeline.networks.deployable import last_dense, probabilities

@@ -7,38 +7,39 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import mlflow
 import pytest
 import torch
 
+from pipeline import layout
 from pipeline.artifacts import read_table
 from pipeline.config import Params
 from pipeline.tracking import EPOCH_METRICS, live_run
 from pipeline.training.checkpointing import Checkpoints
-from tests.flows.test_deployment import free_port
-from tests.workspace import INPUTS, environment, workspace
+from tests.flows.test_deployment import free_port, wait_until
+from tests.workspace import environment, workspace
 
+MODEL = "simple_cnn"
+OUTPUTS, RESUME = layout.folder("train", MODEL), layout.resume("train", MODEL)
+TRAIN = [sys.executable, "-m", "pipeline", "train", MODEL]
 KILLS = 20
 # Trains again and again in a child that is forked, so that the imports are paid once, and killed at a random moment;
 # prints how many children were killed before one came to its end
 KILLER = """
 import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from pipeline.commands.training import train
-import pipeline.stages.train, pipeline.tracking, mlflow, mlflow.system_metrics.system_metrics_monitor
+from pipeline.cli.stages import run_stage
+import pipeline.stages.train, pipeline.tracking
 
-pace, kills, chance = float(sys.argv[1]), 0, random.Random(int(sys.argv[2]))
-paths = [Path(path) for path in sys.argv[3:]]
+pace, kills, chance = 1.0, 0, random.Random(7)
 while True:
     child = os.fork()
     if not child:
-        train("simple_cnn", *paths, resume=Path("resume"))
+        run_stage("train", "simple_cnn")
         os._exit(0)
     time.sleep(chance.uniform(0, pace))
     os.kill(child, signal.SIGKILL)
@@ -52,70 +53,70 @@ while True:
 RECIPE = {"epochs": 24, "checkpoint_seconds": 0.0, "ema": 0.9, "optimizer": "adamw", "learning_rate": 0.002}
 
 
-def trains(root: Path, name: str, *extra: str, code: int = 0) -> str:
+def call(root: Path, command: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, name, *extra],
-        cwd=root, env=environment(root), capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
+        command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def runs(root: Path) -> list[mlflow.entities.Run]:
-    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+def runs(uri: str) -> dict[str, list[int]]:
+    """The epochs of each run, under its status and its id."""
+    client = mlflow.MlflowClient(uri)
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return {
+        f"{run.info.status} {run.info.run_id}": sorted(
+            metric.step for metric in client.get_metric_history(run.info.run_id, "val_accuracy")
+        )
+        for run in found
+    }
 
 
-def outputs(root: Path, name: str) -> dict[str, bytes]:
-    folder = root / name
+def outputs(root: Path) -> dict[str, bytes]:
+    folder = root / OUTPUTS
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def trained(digit_folder: Path, fresh_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which `whole` was trained without an interruption."""
+    """A workspace in which a model was trained without an interruption."""
     root = workspace(tmp_path_factory.mktemp("unkillable"), digit_folder, RECIPE)
     shutil.copy(fresh_store, root / "mlflow.db")
-    trains(root, "whole")
+    call(root, TRAIN)
     return root
 
 
 @pytest.fixture
 def root(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it with times kept: a training resumes with the very same files only."""
-    shutil.copytree(trained, tmp_path / "copy", copy_function=shutil.copy2)
-    return tmp_path / "copy"
+    """A copy of it without the outputs, times kept: a training resumes with the very same files only."""
+    root = tmp_path / "copy"
+    shutil.copytree(trained, root, copy_function=shutil.copy2)
+    shutil.rmtree(root / OUTPUTS)
+    return root
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(root: Path) -> None:
-    """SIGKILL at 20 and more random moments, half-written checkpoints included: the same bytes come out, and MLflow has
-    one more run, with each epoch once."""
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLER, "1.0", "7", *INPUTS, "killed"],
-        cwd=root, env=environment(root), capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert killed.returncode == 0, killed.stdout + killed.stderr
-    assert int(killed.stdout.split("killed ")[-1].split()[0]) >= KILLS
-    assert outputs(root, "killed") == outputs(root, "whole")
-    assert "going on in epoch" in killed.stdout
-    digest = {run.data.tags.get("checkpoint.sha256") for run in runs(root)} - {None}
-    assert len(digest) == 1
-    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    for run in runs(root):
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_accuracy")]
-        assert sorted(steps) == sorted(set(steps))
-    assert not list((root / "resume").glob("*.pt"))
+def test_twenty_kills_change_nothing(root: Path, trained: Path) -> None:
+    """SIGKILL at 20 and more random moments, half-written checkpoints included: the same bytes come out, and no run of
+    MLflow has an epoch twice."""
+    said = call(root, [sys.executable, "-c", KILLER])
+    assert int(said.split("killed ")[-1].split()[0]) >= KILLS
+    assert outputs(root) == outputs(trained)
+    assert "going on in epoch" in said
+    found = runs(f"sqlite:///{root / 'mlflow.db'}")
+    assert sum(name.startswith("FINISHED") for name in found) == 1
+    assert all(epochs == sorted(set(epochs)) for epochs in found.values())
+    assert not list((root / RESUME).glob("*.pt"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_a_checkpoint(root: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_a_checkpoint(root: Path, trained: Path, number: signal.Signals) -> None:
     """One sentence, the exit code of the signal, the run KILLED; the next one goes on to the same weights, hence to the
     run that has them already."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "stopped", "--resume", "resume"],
-        cwd=root, env=environment(root) | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        TRAIN, cwd=root, env=environment(root) | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     while "epoch   2" not in process.stdout.readline():
@@ -124,19 +125,20 @@ def test_a_signal_ends_it_with_a_checkpoint(root: Path, number: signal.Signals) 
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"stopped by {number.name} in epoch" in said and "Traceback" not in said
-    assert sorted(run.info.status for run in runs(root)) == ["FINISHED", "KILLED"]
-    assert "going on in epoch" in trains(root, "stopped", "--resume", "resume")
-    assert outputs(root, "stopped") == outputs(root, "whole")
-    assert [run.info.status for run in runs(root)] == ["FINISHED"]
+    store = f"sqlite:///{root / 'mlflow.db'}"
+    assert sorted(name.split()[0] for name in runs(store)) == ["FINISHED", "KILLED"]
+    assert "going on in epoch" in call(root, TRAIN)
+    assert outputs(root) == outputs(trained)
+    assert [name.split()[0] for name in runs(store)] == ["FINISHED"]
 
 
-def test_another_recipe_does_not_resume(root: Path) -> None:
+def test_another_recipe_does_not_resume(root: Path, trained: Path) -> None:
     """A checkpoint belongs to its inputs; what is left of other recipes goes when a training has ended."""
-    (root / "resume").mkdir()
-    torch.save({"nothing": 1}, root / "resume" / "0123456789abcdef-0.pt")
-    assert "going on" not in trains(root, "other", "--resume", "resume")
-    assert list((root / "resume").glob("*.pt")) == []
-    assert outputs(root, "other") == outputs(root, "whole")
+    (root / RESUME).mkdir(parents=True, exist_ok=True)
+    torch.save({"nothing": 1}, root / RESUME / "0123456789abcdef-0.pt")
+    assert "going on" not in call(root, TRAIN)
+    assert list((root / RESUME).glob("*.pt")) == []
+    assert outputs(root) == outputs(trained)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,32 +171,35 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
 def server(root: Path, port: int) -> Iterator[str]:
     """MLflow's own, with a store in the folder; killed at the end of the block."""
     uri = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return bool(urlopen(f"{uri}/health"))
+        except OSError:
+            return False
+
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     with subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
-         f"sqlite:///{root / 'server.db'}"],
+        [*command, "--backend-store-uri", f"sqlite:///{root / 'server.db'}"],
         cwd=root, env=environment(root) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            for _ in range(600):
-                if subprocess.run(["curl", "-sf", f"{uri}/health"], capture_output=True, check=False).returncode == 0:
-                    break
-                time.sleep(0.1)
+            wait_until(answers, 60)
             yield uri
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_and_comes_back(root: Path, tmp_path: Path) -> None:
+def test_a_server_that_goes_and_comes_back(root: Path) -> None:
     """MLflow dies in mid-training and is up again afterwards: training ends, and every epoch is there once."""
     port = free_port()
     with server(root, port) as uri:
         env = environment(root) | {"MLFLOW_TRACKING_URI": uri, "PYTHONUNBUFFERED": "1"}
         training = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "train", "simple_cnn", *INPUTS, "artifacts/train/simple_cnn"],
-            cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            TRAIN, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert training.stdout is not None
         while "epoch   2" not in training.stdout.readline():
             assert training.poll() is None
@@ -203,15 +208,7 @@ def test_a_server_that_goes_and_comes_back(root: Path, tmp_path: Path) -> None:
     assert "not sent" in said
     with server(root, port):
         subprocess.run([sys.executable, "-m", "pipeline", "track"], cwd=root, env=env, check=True, capture_output=True)
-        history = read_table(root / "artifacts" / "train" / "simple_cnn" / "history.csv")
-        assert history["epoch"].tolist() in sent(uri)
-
-
-def sent(uri: str) -> list[list[int]]:
-    """The epochs of each run."""
-    client = mlflow.MlflowClient(uri)
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    return [sorted(m.step for m in client.get_metric_history(run.info.run_id, "val_accuracy")) for run in found]
+        assert read_table(root / layout.history("train", MODEL))["epoch"].tolist() in runs(uri).values()
 
 
 @pytest.mark.slow
@@ -221,7 +218,6 @@ def test_a_server_that_comes_late_gets_the_epochs_that_it_missed(
     """Away at the start and again in the middle: each time it is back, the run has all epochs, each once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.tracking.live.AWAY_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.tracking.server.AWAY_SECONDS", 0.0)
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
 
@@ -229,10 +225,10 @@ def test_a_server_that_comes_late_gets_the_epochs_that_it_missed(
         for number in numbers:
             live.epoch(dict.fromkeys(EPOCH_METRICS, 0.5) | {"epoch": float(number)}, {"images_per_second": 1.0})
 
-    with live_run(params, "simple_cnn") as live:
+    with live_run(params, MODEL, RESUME, "key") as live:
         epochs(1, 2)
         for numbers in ([3, 4], [6, 7]):
             with server(tmp_path, port) as uri:
                 epochs(*numbers)
-                assert sent(uri) == [list(range(1, numbers[-1] + 1))]
+                assert list(runs(uri).values()) == [list(range(1, numbers[-1] + 1))]
             epochs(5)

@@ -5,157 +5,120 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.artifacts import LINEAGE, read_json, read_table, sha256
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+
+from pipeline import layout
+from pipeline.artifacts import read_json, read_table, sha256
 from pipeline.config import Params
-from pipeline.tracking.runs import (
-    CHECKPOINT_TAG,
-    EPOCH_METRICS,
-    MEMO,
-    create_run,
-    data_lineage,
-    find_run,
-    log_params,
-    recalled,
-    remembered,
-    run_of,
-    sent_steps,
-)
-from pipeline.tracking.server import connect, expect_server, forgiving
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from pipeline.tracking import runs
+from pipeline.tracking.server import attempt, connect, explained
 
 MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
 # A run's metrics are read side by side: the headline ones get short names
 PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
 
 
-def sync_or_warn(params: Params, model: str, artifacts: Path) -> None:
+def sync_or_warn(params: Params, model: str) -> None:
     """`sync`, for stages: a server that is down is worth a warning, never the stage."""
-    with forgiving(f"the results of {model}"):
-        expect_server()
-        sync(connect(), params, model, artifacts)
+    attempt(f"the results of {model}", lambda: sync(connect(), params, model))
 
 
-def sync(client: MlflowClient, params: Params, model: str, artifacts: Path) -> str:
+@explained()
+def sync(client: MlflowClient, params: Params, model: str) -> str:
     """Bring the run of the model's checkpoint up to date with the stages' outputs; the run's id.
 
     Only outputs that were made from this very checkpoint are sent, each version of them once.
     """
-    folder = artifacts / params.maker(model) / model
-    checkpoint = sha256(folder / "checkpoint.safetensors")
-    memo = artifacts.parent / "resume" / "train" / model / MEMO
-    run = (
-        _adopted(client, params, model, memo, checkpoint)
-        or find_run(client, params, model, checkpoint)
-        or _backfilled(client, params, model, checkpoint)
-    )
+    maker = params.maker(model)
+    checkpoint = sha256(layout.checkpoint(maker, model))
+    run = _run_of(client, params, model, checkpoint)
+    run_id = str(run.info.run_id)
     if model in params.models:  # an ensemble has no epochs
-        _send_history(client, run.info.run_id, folder / "history.csv")
-    data = data_lineage(artifacts)
+        _send_history(client, run_id, model)
+    data = runs.data_lineage()
     digest = data.get("lineage.splits.sha256", "")
-    if digest == read_json(folder / LINEAGE)["splits"]:  # what it was trained on; they may have changed since
+    if digest == read_json(layout.lineage(maker, model))["splits"]:  # what it was trained on; they may be new since
 
         def send() -> None:
-            client.log_artifact(run.info.run_id, str(artifacts / "split" / "splits.parquet"), "data")
+            client.log_artifact(run_id, str(layout.SPLITS), "data")
             for key, value in data.items():
-                client.set_tag(run.info.run_id, key, value)
+                client.set_tag(run_id, key, value)
 
-        _log_once(client, run, "recorded.splits", digest, send)
+        _send_once(client, run, "splits", digest, send)
     for stage in MODEL_STAGES:
-        _record(client, run, stage, artifacts / stage / model, checkpoint)
-    benchmark = artifacts / "benchmark" / "benchmark.json"
-    if benchmark.exists():
-        rows = [r for r in read_json(benchmark)["variants"] if r["model"] == model and r["checkpoint"] == checkpoint]
-        if rows:
-            timings = _numbers({r["variant"]: r for r in rows}, "benchmark.")
-            digest = sha256(benchmark)
-            _log_once(client, run, "recorded.benchmark", digest, lambda: _log_metrics(client, run.info.run_id, timings))
-    if recalled(memo).get("checkpoint") == checkpoint:
+        _send_stage(client, run, stage, model, checkpoint)
+    if layout.BENCHMARK.exists():
+        rows = read_json(layout.BENCHMARK)["variants"]
+        timings = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
+        if timings:
+            _send_once(client, run, "benchmark", sha256(layout.BENCHMARK),
+                       lambda: _log_metrics(client, run_id, _numbers(timings, "benchmark.")))  # fmt: skip
+    return run_id
+
+
+def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
+    """One run a checkpoint: the one that has it, or else that of the training that has just ended, or else a new one,
+    where DVC restored the checkpoint from its cache."""
+    known = runs.find_run(client, params, f"tags.`{runs.CHECKPOINT_TAG}` = '{checkpoint}' and tags.model = '{model}'")
+    memo = layout.resume("train", model) / runs.MEMO
+    trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
+    run = known or trained or runs.create_run(client, params, model)
+    if known is None:
+        runs.log_params(client, params, model, run.info.run_id)
+        client.set_tag(run.info.run_id, runs.CHECKPOINT_TAG, checkpoint)
+    if run.info.status != "FINISHED":
+        client.set_terminated(run.info.run_id)
+    if trained is not None:
+        if trained.info.run_id != run.info.run_id:  # it was done again, and came to the same weights
+            client.delete_run(trained.info.run_id)
         memo.unlink()
-    return str(run.info.run_id)
+    return run
 
 
-def _adopted(client: MlflowClient, params: Params, model: str, memo: Path, checkpoint: str) -> Run | None:
-    """The run of a training whose end the server perhaps did not hear of."""
-    run = remembered(client, memo, "checkpoint", checkpoint)
-    if run is None:
-        return None
-    known = client.get_run(run_of(client, params, model, checkpoint, run.info.run_id))
-    if known.info.status != "FINISHED":
-        client.set_terminated(known.info.run_id)
-    return known
+def _send_history(client: MlflowClient, run_id: str, model: str) -> None:
+    """The epochs of the shipped seed, which comes first, and of each by itself where there are several."""
+    seeds = list(read_table(layout.history("train", model)).groupby("seed", sort=False))
+    each = [(f"seed_{seed}.", rows) for seed, rows in seeds] if len(seeds) > 1 else []
+    for prefix, rows in [("", seeds[0][1]), *each]:
+        records = rows[["epoch", *runs.EPOCH_METRICS]].to_dict("records")
+        epochs = [{str(key): value for key, value in row.items()} for row in records]
+        runs.send_epochs(client, run_id, prefix, epochs, runs.sent_epochs(client, run_id, prefix))
 
 
-def _backfilled(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
-    """A run for a checkpoint that MLflow does not know; its history follows from the file."""
-    run = create_run(client, params, model)
-    log_params(client, params, model, run.info.run_id)
-    client.set_tag(run.info.run_id, CHECKPOINT_TAG, checkpoint)
-    client.set_terminated(run.info.run_id)
-    return client.get_run(run.info.run_id)
-
-
-def _send_history(client: MlflowClient, run_id: str, history: Path) -> None:
-    """The epochs that the run has not got yet: of the shipped seed, and of each by itself where there are several."""
-    from mlflow.entities import Metric
-
-    table = read_table(history)
-    shipped = table[table["seed"] == table["seed"].iloc[0]]
-    each = [(f"seed_{seed}.", rows) for seed, rows in table.groupby("seed")] if table["seed"].nunique() > 1 else []
-    now = int(time.time() * 1000)
-    for prefix, rows in [("", shipped), *each]:
-        sent = sent_steps(client, run_id, prefix)
-        missing = rows[~rows["epoch"].isin(sent)].to_dict("records")
-        for i in range(0, len(missing), 100):  # a request may hold 1,000 metrics
-            metrics = [
-                Metric(prefix + name, float(row[name]), now, int(row["epoch"]))
-                for row in missing[i : i + 100]
-                for name in EPOCH_METRICS
-            ]
-            client.log_batch(run_id, metrics=metrics)
-
-
-def _record(client: MlflowClient, run: Run, stage: str, folder: Path, checkpoint: str) -> None:
+def _send_stage(client: MlflowClient, run: Run, stage: str, model: str, checkpoint: str) -> None:
     """Metrics, pictures, tables and models of one stage's output folder."""
-    if not (folder / LINEAGE).exists() or read_json(folder / LINEAGE)["checkpoint"] != checkpoint:
+    lineage, folder = layout.lineage(stage, model), layout.folder(stage, model)
+    if not lineage.exists() or read_json(lineage)["checkpoint"] != checkpoint:
         return
-    run_id = run.info.run_id
 
     def send() -> None:
-        _log_metrics(client, run_id, _numbers(read_json(folder / "metrics.json"), PREFIX.get(stage, f"{stage}.")))
-        client.log_artifacts(run_id, str(folder), stage)
+        metrics = _numbers(read_json(layout.metrics(stage, model)), PREFIX.get(stage, f"{stage}."))
+        _log_metrics(client, run.info.run_id, metrics)
+        client.log_artifacts(run.info.run_id, str(folder), stage)
 
-    digest = hashlib.sha256(
-        b"".join(bytes.fromhex(sha256(f)) for f in sorted(folder.rglob("*")) if f.is_file())
-    ).hexdigest()
-    _log_once(client, run, f"recorded.{stage}", digest, send)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
+    _send_once(client, run, stage, digest, send)
 
 
-def _log_once(client: MlflowClient, run: Run, tag: str, digest: str, send: Callable[[], None]) -> None:
+def _send_once(client: MlflowClient, run: Run, what: str, digest: str, send: Callable[[], None]) -> None:
     """Send what has this digest, unless the run's tag says that it is there."""
+    tag = f"recorded.{what}"
     if run.data.tags.get(tag) != digest:
         send()
         client.set_tag(run.info.run_id, tag, digest)
 
 
 def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
-    from mlflow.entities import Metric
-
     now = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
 
 
 def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """All numbers of nested metrics, by their dotted path."""
-    numbers: dict[str, float] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            numbers |= _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float):
-            numbers[f"{prefix}{key}"] = float(value)
-    return numbers
+    (flat,) = pd.json_normalize(dict(content)).to_dict("records")
+    return {f"{prefix}{key}": float(value) for key, value in flat.items() if isinstance(value, int | float)}

@@ -1,10 +1,13 @@
 """A small DVC project in a temporary folder, and a Prefect server for the flows that run on it."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import PROJECT
 
 DVC_YAML = """
 stages:
@@ -55,6 +58,15 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         repo.add(["source.txt"])
     monkeypatch.chdir(tmp_path)  # nothing may depend on the caller's folder
     return root
+
+
+def add_flows(toy: Path, verb: str) -> None:
+    """The real flows, and a pipeline that has nothing but their imports and Python code for every verb."""
+    shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    (toy / "pipeline").mkdir()
+    for name in ("__init__.py", "errors.py", "layout.py"):
+        shutil.copy(PROJECT / "pipeline" / name, toy / "pipeline")
+    (toy / "pipeline" / "__main__.py").write_text(verb)
 
 
 @pytest.fixture

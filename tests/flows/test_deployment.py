@@ -20,7 +20,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling
 
-PROJECT = Path(__file__).parents[2]
+from tests.conftest import PROJECT
+from tests.flows.conftest import add_flows
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -59,9 +60,8 @@ def test_the_deployment_runs_and_is_cancelled_as_a_whole(
     toy: Path, edit: Callable[[str, str, str], None], tmp_path: Path
 ) -> None:
     """Deploy from a fresh copy, run with --watch, look at the tasks; cancel another run, look for orphans."""
-    shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    add_flows(toy, "import sys\nprint(sys.argv[1], 'done')\n")
     shutil.copy(PROJECT / "prefect.yaml", toy)
-    (toy / "pipeline.py").write_text("import sys\nprint(sys.argv[1], 'done')\n")
     port = str(free_port())
     env = {
         **os.environ,

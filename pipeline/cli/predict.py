@@ -1,0 +1,59 @@
+"""`predict`: image files in, classes out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.table import table
+from pipeline.config import load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HEADER = ("image", "class", "confidence", "top 5")
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    model: Annotated[str, typer.Option(help="An alias or a version of the registered model.")] = "champion",
+) -> None:
+    """Classify image files with the champion."""
+    import numpy as np
+
+    from pipeline import registry
+    from pipeline.errors import UserError
+    from pipeline.image_files import load as load_image
+
+    predictor = registry.load(load(Path("params.yaml")).registry.name, model)
+    readable, pixels, refused = [], [], []
+    for path in images:
+        try:
+            pixels.append(load_image(path, predictor.card.preprocessing))
+            readable.append(path)
+        except UserError as error:
+            refused.append(str(error))
+    if readable:
+        scores = predictor.probabilities(np.stack(pixels))
+        rows = [_ranked(path, row, predictor.card.class_names) for path, row in zip(readable, scores, strict=True)]
+        print(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table([HEADER, *map(_line, rows)]))
+    for said in refused:
+        print(f"error: {said}", file=sys.stderr)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _ranked(path: Path, scores: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    best = (-scores).argsort(kind="stable")[:5]
+    top = [{"class": names[i], "confidence": round(float(scores[i]), 6)} for i in best]
+    return {"image": str(path), **top[0], "top5": top}
+
+
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    ranking = "  ".join(f"{entry['class']} {entry['confidence']:.1%}" for entry in row["top5"])
+    return row["image"], row["class"], f"{row['confidence']:.1%}", ranking

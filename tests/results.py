@@ -1,0 +1,41 @@
+"""What the stages leave for one model, from a network that knows nothing, but is real."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from pipeline import layout
+from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_metrics, write_table
+from pipeline.config import Export
+from pipeline.networks import weights
+from pipeline.networks.weights import fresh
+from pipeline.stages.export import export
+
+MODEL = "simple_cnn"
+CHECKPOINT = layout.checkpoint("train", MODEL)
+EPOCHS: list[dict[str, float]] = [
+    {"seed": 0, "epoch": e, "learning_rate": 0.1, "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1 / e,
+     "val_accuracy": e / 10, "gradient_norm": 1.0, "gradient_norm_max": 2.0}
+    for e in (1, 2, 3)
+]  # fmt: skip
+
+
+def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
+    """In artifacts/ below the current folder, over what an earlier call left there."""
+    torch.manual_seed(seed)
+    network = fresh(card).eval()
+    weights.save(CHECKPOINT, network, card)
+    write_table(layout.MANIFEST, dataset.splits)
+    write_table(layout.SPLITS, dataset.splits)
+    write_table(layout.history("train", MODEL), pd.DataFrame(EPOCHS).astype({"seed": int, "epoch": int}))
+    measured = {"best_val_accuracy": 0.3, "parameters": 7}
+    write_metrics("train", MODEL, measured, CHECKPOINT, splits=sha256(layout.SPLITS))
+    images, labels = dataset.of("val")
+    metrics = export(network, card, images, labels, Export(), layout.onnx("fp32", MODEL))
+    write_metrics("export", MODEL, {"fp32": metrics}, CHECKPOINT)
+    row = {
+        "model": MODEL, "variant": "fp32", "checkpoint": sha256(CHECKPOINT), "accuracy": 0.4, "agreement": 1.0,
+        "size_mb": 1.0, "val_accuracy": 0.9, "latency_ms": 0.5,
+    }  # fmt: skip
+    write_json(layout.BENCHMARK, {"variants": [row]})
