@@ -27,8 +27,7 @@ EXEMPT = {
     "pipeline.layout": "dvc.yaml names the same paths, and DVC compares those",
     "pipeline.config": "what it reads is in `params:`, which DVC compares by value; recipes.py decides, see RECIPE",
 }
-# Of one stage alone
-PRINTED = {"train": "pipeline.diagnosis.rules"}  # at the end, for people; the report's own is what is kept
+PRINTED = ("pipeline.stages.train", "pipeline.diagnosis.rules")  # for people; the report's own is what is kept
 # How a model's recipe comes about, for the stages that ask for one
 RECIPE = "pipeline/config/recipes.py"
 
@@ -59,7 +58,8 @@ def imported(module: str) -> set[str]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if file_of(name) is not None and not name.startswith(tuple(EXEMPT))}
+    passed_over = (*EXEMPT, PRINTED[1]) if module == PRINTED[0] else tuple(EXEMPT)
+    return {name for name in found if file_of(name) is not None and not name.startswith(passed_over)}
 
 
 def file_of(module: str) -> Path | None:
@@ -74,11 +74,7 @@ def closure(module: str) -> frozenset[str]:
 
 def read_modules(stage: str) -> set[str]:
     """Files of the pipeline that the stage imports, directly or not; empty packages aside."""
-    modules = set()
-    for verb in verbs_of(stage):
-        name = f"pipeline.stages.{verb}"
-        direct = imported(name) - {PRINTED.get(verb)}
-        modules |= {name}.union(*(closure(other) for other in direct))
+    modules = set().union(*(closure(f"pipeline.stages.{verb}") for verb in verbs_of(stage)))
     texts = {file: file.read_text(encoding="utf-8") for file in map(file_of, modules) if file is not None}
     holding = [file for file, text in texts.items() if any(not isinstance(n, ast.Expr) for n in ast.parse(text).body)]
     asks = any(".recipe(" in text for text in texts.values())
@@ -138,7 +134,7 @@ def test_a_stage_lists_the_sections_that_it_reads(stage: str) -> None:
     source = "\n".join((PROJECT / f"pipeline/stages/{verb}.py").read_text() for verb in verbs_of(stage))
     if stage == "report":  # hands the whole of params.yaml to its page
         source += (PROJECT / "pipeline/report.html.j2").read_text().replace("params.", "config.")
-    named = set(re.findall(r"\b(?:config|params)\.([a-z]+)\b(?!\.yaml)", source))
+    named = set(re.findall(r"\b(?:config|params)\.([a-z]+)_?\b(?!\.yaml)", source))
     implied = {"recipe": {"train", "models"}, "device": {"train"}, "everything": {"models", "ensembles"}}
     named = named.union(*(implied.get(name, set()) for name in named))
     read = named & {field.alias or name for name, field in Params.model_fields.items()}

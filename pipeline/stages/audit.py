@@ -32,7 +32,7 @@ def run(config: Params) -> list[str]:
     trained = {name: read_json(layout.metrics("train", name)) for name in config.models}
     best = best_by_validation({name: numbers["best_val_accuracy"] for name, numbers in trained.items()})
     network, card = weights.load(layout.checkpoint("train", best))
-    dataset, device = read_dataset(layout.IMAGES, layout.SPLITS), choose_device(config.device(best))
+    dataset, device = read_dataset(), choose_device(config.device(best))
     suspects, picture = audit(best, network, card, dataset, config.audit.shown, device)
     write_table(layout.SUSPECTS, suspects)
     save(picture, layout.SUSPECTS_PICTURE)

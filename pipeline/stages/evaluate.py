@@ -39,12 +39,12 @@ def run(config: Params, name: str) -> list[str]:
     checkpoint = layout.checkpoint(config.maker(name), name)
     network, card = weights.load(checkpoint)
     trainings, others = None, {}
-    if name in config.models:
+    if config.maker(name) == "train":
         trainings = read_table(layout.seeds_table(name))
         others = {seed: layout.seed_checkpoint(name, seed) for seed in trainings["seed"][~trainings["shipped"]]}
     result = evaluate(
         name, network, card, trainings, others, {variant: layout.onnx(variant, name) for variant in VARIANTS},
-        read_dataset(layout.IMAGES, layout.SPLITS), config.evaluate, choose_device(config.device(name)),
+        read_dataset(), config.evaluate, choose_device(config.device(name)),
     )  # fmt: skip
     write_json(layout.metrics("evaluate", name), result.metrics)
     write_json(layout.lineage("evaluate", name), {"checkpoint": sha256(checkpoint)})

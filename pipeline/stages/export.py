@@ -25,7 +25,7 @@ from pipeline.networks.deployable import Deployable, probabilities
 def run(config: Params, name: str) -> list[str]:
     """Export the trained network and its pruned version."""
     source = layout.checkpoint(config.maker(name), name)
-    pruned = layout.pruned_ensemble(name) if name in config.ensembles else layout.checkpoint("prune", name)
+    pruned = layout.pruned_ensemble(name) if config.maker(name) == "ensemble" else layout.checkpoint("prune", name)
     images, labels = read_dataset().of("val")
     made, facts = {}, []
     for variant, path in (("fp32", source), ("pruned", pruned)):

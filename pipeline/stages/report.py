@@ -23,7 +23,7 @@ LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
 def run(config: Params) -> list[str]:
     """Only the models of params.yaml are read."""
-    dataset = read_dataset(layout.IMAGES, layout.SPLITS)
+    dataset = read_dataset()
     counts = pd.crosstab(dataset.splits["class"], dataset.splits["split"]).reindex(columns=list(SPLITS), fill_value=0)
     quarantine, suspects = unreadable(read_table(layout.QUARANTINE)), read_table(layout.SUSPECTS)
     models = [_model(config, name) for name in config.everything]

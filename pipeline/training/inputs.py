@@ -59,7 +59,7 @@ def inputs_of(dataset: Dataset, balance: Balance, policy: Policy, recipe: Train)
 def read_inputs(recipe: Train) -> TrainingInputs:
     policy = read_json(layout.POLICY)
     balance = Balance(read_table(layout.SAMPLE_INDEX), policy["class_weights"], policy["logit_offsets"])
-    dataset = read_dataset(layout.IMAGES, layout.SPLITS)
+    dataset = read_dataset()
     return inputs_of(dataset, balance, Policy(**policy["policy"]), recipe)
 
 
