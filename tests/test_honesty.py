@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pandas as pd
@@ -46,8 +47,7 @@ def run(stage: str, root: Path) -> None:
         [Path((path if isinstance(path, str) else next(iter(path))).replace("${key}", MODEL)) for path in paths]
         for paths in (listed, content["deps"])
     )
-    alone = root / "alone"
-    alone.mkdir()
+    alone = Path(mkdtemp(dir=root))
     shutil.copy(root / "params.yaml", alone)
     for dep in (dep for dep in deps if dep.parts[0] == "artifacts"):
         (alone / dep).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,6 @@ def run(stage: str, root: Path) -> None:
     for file in made:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(alone / file, root / file)
-    shutil.rmtree(alone)
 
 
 def files_in(root: Path) -> set[Path]:
