@@ -1,7 +1,4 @@
-"""Checkpoints: the weights in safetensors, with the model card as its one metadata key.
-
-One key, because safetensors orders several at random and the same training would give different bytes.
-"""
+"""Weights in safetensors, with the model card as the one metadata key: several would come in random order."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ but no scale; convolutions start as the identity where they can (dirac). GELU st
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Annotated
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.functional import unfold
 
 from pipeline.config import Section
+from pipeline.config.section import Above0
 
 KERNEL = 2  # of the whitening convolution
 LEAST_VARIANCE = 5e-4  # added to that of every direction: those that hold next to nothing would become noise
@@ -26,21 +28,8 @@ MOMENTUM = 0.4  # of the newest batch in the running statistics: trainings are s
 class Options(Section):
     widths: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)] = [64, 256, 256]
     """Filters of the three blocks."""
-    bias_rate: Annotated[float, Field(gt=0)] = 64.0
+    bias_rate: Above0 = 64.0
     """Factor on the learning rate of batch norm's biases: 64 in the paper."""
-
-
-class Block(nn.Module):
-    def __init__(self, channels: int, filters: int, pool: bool) -> None:
-        super().__init__()
-        pooling = nn.MaxPool2d(2) if pool else nn.Identity()
-        self.first = nn.Sequential(_convolution(channels, filters), pooling, _norm(filters), nn.GELU())
-        self.rest = nn.Sequential(_convolution(filters, filters), _norm(filters))
-        self.activation = nn.GELU()
-
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.activation(self.rest(self.first(images_NCHW)))
-        return out
 
 
 class Scaled(nn.Module):
@@ -55,7 +44,7 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
     layers: list[nn.Module] = [nn.Conv2d(channels, filters, KERNEL), nn.GELU()]
     side = size - KERNEL + 1
     for width in options.widths:
-        layers += [Block(filters, width, pool=side > 1)]
+        layers += [_block(filters, width, pool=side > 1)]
         filters, side = width, max(1, side // 2)
     return nn.Sequential(*layers, nn.MaxPool2d(side), nn.Flatten(), nn.Linear(filters, classes, bias=False), Scaled())
 
@@ -82,6 +71,13 @@ def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
         if isinstance(module, nn.BatchNorm2d):
             factors |= {f"{name}.weight": 0.0, f"{name}.bias": options.bias_rate}
     return factors
+
+
+def _block(channels: int, filters: int, pool: bool) -> nn.Module:
+    pooling = nn.MaxPool2d(2) if pool else nn.Identity()
+    first = nn.Sequential(_convolution(channels, filters), pooling, _norm(filters), nn.GELU())
+    rest = nn.Sequential(_convolution(filters, filters), _norm(filters), nn.GELU())
+    return nn.Sequential(OrderedDict(first=first, rest=rest))
 
 
 def _convolution(channels: int, filters: int) -> nn.Conv2d:
