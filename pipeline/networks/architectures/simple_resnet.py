@@ -1,4 +1,4 @@
-"""`simple_resnet`: a residual network of 3 stages of 2 basic blocks (He et al. 2015, https://arxiv.org/abs/1512.03385)."""
+"""`simple_resnet`: a small residual network, 3 stages of 2 blocks (He et al. 2015, https://arxiv.org/abs/1512.03385)."""
 
 import torch
 from torch import nn
