@@ -55,8 +55,7 @@ def test_a_class_that_all_members_rule_out_has_a_finite_logit() -> None:
     with torch.no_grad():
         dense.bias.copy_(torch.tensor([500.0, -500.0]))
     sure = torch.nn.Sequential(torch.nn.Flatten(), dense)
-    record = Record(architecture="cnn", options={}, mean=[0.0] * 3, std=[1.0] * 3)
-    network = Ensemble([sure, sure], [record, record])
+    network = Ensemble([sure, sure], [Record(architecture="cnn")] * 2)
     logits = network(torch.zeros(1, 3, 1, 1))
     assert logits.isfinite().all()
     assert logits.softmax(dim=1)[0].tolist() == pytest.approx([1, 0])
@@ -104,7 +103,7 @@ def test_metrics_are_sums_over_the_members(members: dict[str, Member], dataset: 
 def test_it_is_evaluated_without_seeds(members: dict[str, Member], dataset: Dataset) -> None:
     """No training of its own made it: there is no table of them, and one network to speak of."""
     network, card = combine(members)
-    result = evaluate("e", network, card, None, {}, {}, dataset, Evaluate(), CPU)
+    result = evaluate("e", network, card, None, {}, dataset, Evaluate(), CPU)
     assert result.seeds is None and result.metrics["seeds"] == {"n": 1}
     assert len(result.predictions) == len(dataset.rows("test"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from pipeline import layout
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Evaluate
 from pipeline.errors import UserError
@@ -21,7 +23,6 @@ from pipeline.evaluation.plots import learning_curves
 from pipeline.evaluation.statistics import holm, paired_test, share_interval
 from pipeline.networks import weights
 from pipeline.networks.deployable import probabilities
-from pipeline.networks.weights import fresh
 from pipeline.stages.evaluate import evaluate, over_seeds
 from pipeline.stages.report import differences
 from tests.test_diagnosis import a_history
@@ -141,27 +142,26 @@ def test_seeds_have_an_interval_only_together() -> None:
     assert over_seeds(table.head(1)) == {"n": 1, "test_accuracy_mean": 0.90, "val_accuracy_mean": 0.99}
 
 
-def test_every_seed_is_scored_on_the_test_split(card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
+def test_every_seed_is_scored_on_the_test_split(
+    card: ModelCard, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The shipped network and the checkpoints of the others, each by its own weights."""
-    networks, files = {}, {}
+    monkeypatch.chdir(tmp_path)
+    networks = {}
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
-        networks[seed] = fresh(card).eval()
-        files[seed] = tmp_path / f"seed-{seed}.safetensors"
-        weights.save(files[seed], networks[seed], card)
-    trainings = pd.DataFrame({
-        "seed": [1, 0, 2], "best_epoch": [3, 4, 5], "val_accuracy": [0.5, 0.4, 0.3], "shipped": [True, False, False],
-    })  # fmt: skip
-    others = {seed: files[seed] for seed in (0, 2)}
-    result = evaluate("m", networks[1], card, trainings, others, {}, dataset, Evaluate(), CPU)
+        networks[seed] = weights.fresh(card).eval()
+        weights.save(layout.seed_checkpoint("m", seed), networks[seed], card)
+    trainings = pd.DataFrame({"seed": [1, 0, 2], "shipped": [True, False, False], "best_epoch": 3, "val_accuracy": 0.5})
+    result = evaluate("m", networks[1], card, trainings, {}, dataset, Evaluate(), CPU)
     images, labels = dataset.of("test")
     wanted = {seed: accuracy(probabilities(networks[seed], card, images, CPU), labels) for seed in networks}
     assert result.seeds is not None
     assert dict(zip(result.seeds["seed"], result.seeds["test_accuracy"], strict=True)) == pytest.approx(wanted)
     assert result.metrics["accuracy"] == pytest.approx(wanted[1])
     assert {"sha256", "group"} <= set(result.predictions.columns)
-    as_one = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits.assign(group=0), dataset.class_names)
-    unsure = evaluate("m", networks[1], card, None, {}, {}, as_one, Evaluate(), CPU).metrics
+    as_one = replace(dataset, splits=dataset.splits.assign(group=0))
+    unsure = evaluate("m", networks[1], card, None, {}, as_one, Evaluate(), CPU).metrics
     assert unsure["accuracy"] == result.metrics["accuracy"]
     assert unsure["accuracy_low"] < result.metrics["accuracy_low"] / 2
     assert result.metrics["seeds"]["test_accuracy_mean"] == pytest.approx(np.mean(list(wanted.values())))

@@ -132,14 +132,14 @@ def test_evaluation_and_benchmark_speak_of_the_same_files(
     network, card, folder = shipped
     files = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
     trainings = pd.DataFrame({"seed": [0], "best_epoch": [3], "val_accuracy": [0.9], "shipped": [True]})
-    result = evaluate("m", network, card, trainings, {}, files, dataset, Evaluate(), CPU)
+    result = evaluate("m", network, card, trainings, files, dataset, Evaluate(), CPU)
     table = result.predictions
     assert len(table) == len(dataset.rows("test"))
     assert result.metrics["accuracy"] == (table["label"] == table["predicted"]).mean()
     assert result.metrics["variants"]["fp32"]["agreement"] == (table["fp32"] == table["predicted"]).mean() == 1
     assert set(result.pictures) == {"confusion", "reliability", "mistakes"}
-    known = {("m", variant): result.metrics["variants"][variant] for variant in files}
-    timed = benchmark({("m", v): f for v, f in files.items()}, known, dataset.images_NHWC, Benchmark(rounds=3))
+    known = [{"variant": variant} for variant in files]
+    timed = benchmark([*files.values()], known, dataset.images_NHWC, Benchmark(rounds=3))
     assert [row["variant"] for row in timed["variants"]] == ["fp32", "int8"]
     for row in timed["variants"]:
         assert 0 < row["latency_ms"] <= row["latency_p95_ms"]

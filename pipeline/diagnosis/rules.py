@@ -39,10 +39,8 @@ class Finding:
 
 
 def findings_of(history: pd.DataFrame, recipe: Train, examined: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with one training, the gravest first; nothing where it is healthy.
-
-    `history` is history.csv, which starts with the seed that ships; `examined` is examined.json.
-    """
+    """What is wrong with a training, the gravest first, by history.csv, which starts with the seed that ships, and
+    examined.json."""
     curves = history[history["seed"] == history["seed"].iloc[0]]
     causes = [*_dead_units(recipe, examined), *_too_high(curves, recipe, examined)]
     effects = [*_accuracies(recipe, examined), *_too_short(curves, recipe, examined)]

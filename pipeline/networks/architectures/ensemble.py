@@ -22,9 +22,9 @@ class Member(Section):
     """A network, as its own model card has it."""
 
     architecture: str
-    options: dict[str, Any]
-    mean: list[float]
-    std: list[float]
+    options: dict[str, Any] = {}
+    mean: list[float] = [0.0, 0.0, 0.0]
+    std: list[float] = [1.0, 1.0, 1.0]
 
 
 class Options(Section):
