@@ -23,7 +23,7 @@ from pipeline.stages.ensemble import Member, combine, metrics
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 from pipeline.stages.quantize import WEIGHTED, inner_nodes, quantize
-from tests.conftest import PROJECT
+from tests.test_config import changed
 
 CPU = torch.device("cpu")
 Members = dict[str, Member]
@@ -111,11 +111,8 @@ def test_members_of_other_data_are_refused(members: Members) -> None:
 )
 def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
     """In a sentence that names the entry."""
-    text = (PROJECT / "params.yaml").read_text()
-    assert old in text
-    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=re.escape(said)):
-        load(tmp_path / "params.yaml")
+        load(changed(tmp_path, (old, new)))
 
 
 def test_an_ensemble_counts_as_a_model(params: Params) -> None:
