@@ -23,7 +23,6 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
     low, high = share_interval(predicted == labels, group)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     wide = probabilities.astype(np.float64)
-    normalized = wide / wide.sum(axis=1, keepdims=True)
     return {
         "accuracy": accuracy(probabilities, labels),
         "accuracy_low": low,
@@ -31,7 +30,7 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
         "top5_accuracy": float((top5 == labels[:, None]).any(axis=1).mean()),
-        "log_loss": float(log_loss(labels, normalized, labels=range(probabilities.shape[1]))),
+        "log_loss": float(log_loss(labels, wide / wide.sum(axis=1, keepdims=True), labels=range(wide.shape[1]))),
         "ece": expected_calibration_error(probabilities, labels, bins),
         "images": len(labels),
     }

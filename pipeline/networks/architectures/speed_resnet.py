@@ -1,10 +1,8 @@
 """`speed_resnet`: the least time to a good accuracy on images like CIFAR's.
 
 After K. Jordan, 94% on CIFAR-10 in 3.29 seconds on a single GPU, 2024 (https://arxiv.org/abs/2404.00498), who trains by
-SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 1024: conv2x2, no padding, whose fixed
-filters whiten the patches of the training images (`prepare`), GELU; 3 blocks of (conv3x3, maxpool2, batch norm, GELU,
-conv3x3, batch norm, GELU); global max pooling; a linear layer whose logits are divided by 9. Batch norms have a bias
-but no scale; convolutions start as the identity where they can (dirac). GELU stays float32 in int8 networks.
+SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 1024. Fixed filters whiten the patches
+of the training images (`prepare`); batch norms have a bias but no scale. GELU stays float32 in int8 networks.
 """
 
 from __future__ import annotations
