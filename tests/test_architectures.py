@@ -56,14 +56,12 @@ def configured(size: int = 32, **options: Any) -> nn.Module:
     ],
 )
 def test_parameters_at_32_pixels_and_10_classes(name: str, count: int) -> None:
-    """The published sizes, or those that follow from the layers."""
     assert parameters(build(name, classes=10, size=32)) == count
 
 
 @pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize(("size", "classes"), [(8, 2), (20, 3), (64, 101)])
 def test_any_size_and_number_of_classes(name: str, size: int, classes: int) -> None:
-    """Every file of the folder builds for small, odd and larger images."""
     network = build(name, classes=classes, size=size).eval()
     assert network(torch.zeros(2, 3, size, size)).shape == (2, classes)
 

@@ -44,7 +44,6 @@ def row(layer: str, output: str) -> list[str]:
 
 
 def totals(output: str) -> tuple[int, ...]:
-    """Parameters and MACs."""
     ((parameters, macs),) = re.findall(r"^(\d+) parameters .* (\d+) MACs", output.replace(",", ""), re.MULTILINE)
     return int(parameters), int(macs)
 
@@ -60,7 +59,6 @@ def test_each_layer_has_its_shape_parameters_and_macs() -> None:
 
 
 def test_the_number_of_classes_is_that_of_the_images() -> None:
-    """Also for an architecture that is no entry of params.yaml."""
     write_table(layout.SPLITS, pd.DataFrame({"class": ["a", "b", "c", "a"]}))
     assert "3 classes" in described("cnn")
 

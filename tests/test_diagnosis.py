@@ -55,7 +55,6 @@ def names(history: pd.DataFrame, examined: dict[str, Any], recipe: Train = RECIP
 
 @pytest.mark.parametrize("epochs", [1, 2, 6, 8, 12, 24, 60])
 def test_nothing_is_found_in_a_healthy_run(epochs: int) -> None:
-    """Also with few validation images, and where the last epoch is the best."""
     for images in (30, 500, 5000):
         assert names(a_history(epochs), seen(best_epoch=epochs, val_images=images)) == []
     assert in_words([]) == ["diagnosis: nothing found"]
@@ -95,7 +94,6 @@ RISING = [0.3 + 0.05 * epoch for epoch in range(10)]
 def test_each_fault_is_named_with_its_remedy(
     name: str, key: str, columns: dict[str, list[float]], fields: dict[str, Any]
 ) -> None:
-    """It and no other; the sentence has numbers, the remedy a key."""
     (finding,) = findings_of(a_history().assign(**columns), RECIPE, seen(**fields))
     assert finding.name == name and key in finding.remedy
     assert any(character.isdigit() for character in finding.says)
@@ -103,7 +101,6 @@ def test_each_fault_is_named_with_its_remedy(
 
 
 def test_a_gap_of_few_images_is_no_gap() -> None:
-    """24 validation images say nothing about 11 points, 5,000 do."""
     gap = {"train_accuracy": 0.98, "val_accuracy": 0.87}
     assert names(a_history(), seen(**gap, val_images=24)) == []
     assert names(a_history(), seen(**gap)) == ["overfitting"]

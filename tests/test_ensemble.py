@@ -43,7 +43,6 @@ def members(card: ModelCard) -> Members:
 
 
 def test_probabilities_are_the_mean_of_the_members(members: Members, dataset: Dataset) -> None:
-    """Each member sees the images normalized as it was trained."""
     network, card = combine(members)
     images = dataset.images_NHWC[:20]
     each = [probabilities(member.network, member.card, images, CPU) for member in members.values()]
@@ -51,7 +50,6 @@ def test_probabilities_are_the_mean_of_the_members(members: Members, dataset: Da
 
 
 def test_a_class_that_all_members_rule_out_has_a_finite_logit() -> None:
-    """Probabilities that are too small for float32 do not spoil what is computed from the logits."""
     dense = torch.nn.Linear(3, 2)
     dense.bias = torch.nn.Parameter(torch.tensor([500.0, -500.0]))
     sure = torch.nn.Sequential(torch.nn.Flatten(), dense)
@@ -61,7 +59,6 @@ def test_a_class_that_all_members_rule_out_has_a_finite_logit() -> None:
 
 
 def test_a_file_holds_all_of_it_also_of_pruned_members(members: Members, dataset: Dataset, tmp_path: Path) -> None:
-    """Architectures, options, normalization, weights and the widths that pruning has left."""
     for name in ("simple", "resnet"):
         remove_channels(members[name].network, members[name].card, Prune())
     network, card = combine(members)
@@ -87,14 +84,12 @@ def test_onnx_and_int8_agree_with_it(members: Members, dataset: Dataset, tmp_pat
 
 
 def test_metrics_are_sums_over_the_members(members: Members, dataset: Dataset) -> None:
-    """Parameters and work add up; the shares that pruning left are of the sums."""
     sums = metrics(*combine(members), members, dataset, CPU)
     assert (sums["parameters"], sums["training_images"], sums["members"]) == (30, 5, ["simple", "resnet", "hog"])
     assert (sums["macs"], sums["parameters_kept"], sums["macs_kept"]) == (300, 0.5, 0.25)
 
 
 def test_members_of_other_data_are_refused(members: Members) -> None:
-    """Their probabilities are of other classes."""
     stranger = replace(members["resnet"], card=replace(members["resnet"].card, class_names=("a", "b", "c")))
     with pytest.raises(UserError, match="resnet was trained on other classes or images than simple"):
         combine({**members, "resnet": stranger})
@@ -110,13 +105,11 @@ def test_members_of_other_data_are_refused(members: Members) -> None:
     ],
 )
 def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
-    """In a sentence that names the entry."""
     with pytest.raises(UserError, match=re.escape(said)):
         load(changed(tmp_path, (old, new)))
 
 
 def test_an_ensemble_counts_as_a_model(params: Params) -> None:
-    """Where all that is shipped is listed, and where its checkpoint is looked for."""
     more = Params.model_validate({
         **params.model_dump(by_alias=True), "ensembles": {"both": {"members": ["simple_cnn", "modern_cnn"]}}
     })  # fmt: skip

@@ -31,7 +31,6 @@ CPU = torch.device("cpu")
 
 
 def test_summary_of_a_known_case() -> None:
-    """Three of four right; the fourth class never predicted."""
     labels = np.array([0, 1, 2, 2])
     scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]])
     numbers = summary(scores, labels, np.arange(4), bins=10)
@@ -54,7 +53,6 @@ def test_calibration_error_of_an_honest_and_a_boastful_model() -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
 def test_the_interval_of_single_images_is_wilsons(right: list[bool]) -> None:
-    """As scipy has it."""
     interval = share_interval(np.array(right), np.arange(len(right)))
     wilson = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     assert interval == pytest.approx((wilson.low, wilson.high), abs=1e-7)
@@ -116,7 +114,6 @@ def test_twins_do_not_prove_a_difference() -> None:
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_lies_between_nothing_and_bonferroni(p_values: list[float]) -> None:
-    """It keeps the order, and is never below the p-value nor above Bonferroni's; and a published case."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     adjusted = holm(p_values)
     for raw, value in zip(p_values, adjusted, strict=True):
@@ -125,7 +122,6 @@ def test_holm_lies_between_nothing_and_bonferroni(p_values: list[float]) -> None
 
 
 def test_seeds_have_an_interval_only_together() -> None:
-    """Mean and interval of both splits; of a single training the mean alone."""
     table = pd.DataFrame({"test_accuracy": [0.90, 0.92, 0.94], "val_accuracy": [0.99, 1.0, 1.0]})
     numbers = over_seeds(table)
     assert (numbers["n"], numbers["test_accuracy_mean"]) == (3, pytest.approx(0.92))
@@ -138,7 +134,6 @@ def test_seeds_have_an_interval_only_together() -> None:
 def test_every_seed_is_scored_on_the_test_split(
     card: ModelCard, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shipped network and the checkpoints of the others, each by its own weights."""
     monkeypatch.chdir(tmp_path)
     networks = {}
     for seed in (0, 1, 2):

@@ -22,7 +22,7 @@ from pipeline.networks.weights import weights_hash
 from pipeline.stages.export import export
 from pipeline.stages.prune import prune
 from pipeline.stages.quantize import quantize
-from pipeline.stages.train import Trained, train
+from pipeline.stages.train import train
 from pipeline.tracking import EPOCH_METRICS
 from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
 from tests.inputs import inputs_of
@@ -61,26 +61,19 @@ def test_cells_that_do_not_fit_are_refused() -> None:
         build("hog_svm", classes=3, size=16, options={"cell": 9})
 
 
-def test_it_learns_without_gradients(hog_card: ModelCard, dataset: Dataset) -> None:
-    """One row of history, told like an epoch; the same weights each time."""
-    told: list[dict[str, float]] = []
-
-    def once() -> Trained:
-        return train(hog_card, inputs_of(dataset), RECIPE, lambda seed, row, cost: told.append(row))
-
-    trained = once()
-    history, accuracy = trained.fitted.history, trained.metrics["best_val_accuracy"]
-    assert accuracy > 0.9 and not trained.metrics["by_gradients"]
-    assert told == history.to_dict("records") and set(EPOCH_METRICS) <= set(history)
-    assert history["val_accuracy"].tolist() == [pytest.approx(accuracy)]
-    assert trained.seeds["weights"].tolist() == once().seeds["weights"].tolist()
-
-
-def test_all_later_stages_take_it(hog_card: ModelCard, dataset: Dataset, tmp_path: Path) -> None:
+def test_it_learns_without_gradients_and_passes_all_stages(
+    hog_card: ModelCard, dataset: Dataset, tmp_path: Path
+) -> None:
     """There is nothing to prune and nothing to quantize: it comes through whole, and ONNX Runtime agrees."""
-    network = train(hog_card, inputs_of(dataset), RECIPE).fitted.network
+    told: list[dict[str, float]] = []
+    inputs = inputs_of(dataset)
+    trained = train(hog_card, inputs, RECIPE, lambda seed, row, cost: told.append(row))
+    network, history = trained.fitted.network, trained.fitted.history
+    assert trained.metrics["best_val_accuracy"] > 0.9 and not trained.metrics["by_gradients"]
+    assert told == history.to_dict("records") and set(EPOCH_METRICS) <= set(history)
     before = weights_hash(network)
-    pruned, metrics = prune(network, hog_card, inputs_of(dataset), RECIPE, Prune())
+    assert weights_hash(train(hog_card, inputs, RECIPE).fitted.network) == before
+    pruned, metrics = prune(network, hog_card, inputs, RECIPE, Prune())
     assert (metrics["parameters_kept"], metrics["macs_kept"], weights_hash(pruned.network)) == (1, 1, before)
     assert export(network, hog_card, *dataset.of("val"), Export(), tmp_path / "fp32.onnx")["agreement"] == 1
     copied = quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", dataset, Quantize())
@@ -104,7 +97,6 @@ def test_an_image_of_weight_two_counts_like_two_images(classes: int) -> None:
 
 @pytest.mark.parametrize("mode", ["sampler", "loss_weights"])
 def test_rare_classes_count_more(dataset: Dataset, mode: str) -> None:
-    """Both ways of weighing give every class the same sum of weights."""
     splits = dataset.splits.copy()
     rare = np.flatnonzero((splits["split"] == "train") & (dataset.labels == 0))
     splits.loc[rare[5:], "split"] = "unused"
@@ -125,7 +117,6 @@ def test_logit_offsets_are_taken_off(hog_card: ModelCard, dataset: Dataset) -> N
 
 
 def test_the_temperature_makes_probabilities_of_scores() -> None:
-    """Scores that are ten times too sure are divided by ten; the classes stay."""
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(20_000, 4)) * 2
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -36,7 +36,6 @@ Shipped = tuple[torch.nn.Module, ModelCard, Path]
 
 @pytest.fixture(scope="module", params=["simple_cnn", "modern_cnn", "simple_resnet"])
 def shipped(request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
-    """A trained network, its card, and a folder with fp32.onnx and int8.onnx."""
     folder = tmp_path_factory.mktemp("shipped")
     prepared = Preprocessing(16, "crop", (255, 255, 255))
     card = ModelCard(request.param, dataset.class_names, prepared, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3))
@@ -82,7 +81,6 @@ def test_predict_scales_as_ingest_did_and_never_waits(
 
 
 def test_the_onnx_file_agrees_with_torch_for_any_batch(shipped: Shipped, dataset: Dataset) -> None:
-    """One image, many images, bytes in, probabilities out."""
     network, card, folder = shipped
     predictor = Predictor(folder / "fp32.onnx")
     assert predictor.card == card
@@ -94,7 +92,6 @@ def test_the_onnx_file_agrees_with_torch_for_any_batch(shipped: Shipped, dataset
 
 
 def test_the_onnx_file_is_one_file_without_paths_of_this_machine(shipped: Shipped) -> None:
-    """No weights beside it, no stack traces inside."""
     folder = shipped[2]
     assert {file.name for file in folder.iterdir()} == {"fp32.onnx", "int8.onnx"}
     for name in ("fp32.onnx", "int8.onnx"):
@@ -103,7 +100,6 @@ def test_the_onnx_file_is_one_file_without_paths_of_this_machine(shipped: Shippe
 
 
 def test_the_quantized_file_is_smaller_and_keeps_the_classes(shipped: Shipped, dataset: Dataset) -> None:
-    """int8 weights inside, the same card, nearly always the same class."""
     folder = shipped[2]
     whole, small = Predictor(folder / "fp32.onnx"), Predictor(folder / "int8.onnx")
     assert small.card == whole.card
@@ -113,7 +109,6 @@ def test_the_quantized_file_is_smaller_and_keeps_the_classes(shipped: Shipped, d
 
 
 def test_evaluation_and_benchmark_speak_of_the_same_files(shipped: Shipped, dataset: Dataset) -> None:
-    """The predictions table gives the accuracy that the metrics name; every variant has a row of timings."""
     network, card, folder = shipped
     files = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
     trainings = pd.DataFrame({"seed": [0], "best_epoch": [3], "val_accuracy": [0.9], "shipped": [True]})
@@ -131,7 +126,6 @@ def test_evaluation_and_benchmark_speak_of_the_same_files(shipped: Shipped, data
 
 
 def test_a_foreign_or_broken_model_file_is_named(tmp_path: Path) -> None:
-    """Not a stack trace of ONNX Runtime."""
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"broken\.onnx"):
         Predictor(tmp_path / "broken.onnx")

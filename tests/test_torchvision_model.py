@@ -51,11 +51,8 @@ def donor(tmp_path_factory: pytest.TempPathFactory) -> Donor:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        ("resnet18", 32), ("vgg11_bn", 32), (SMALL, 32), ("squeezenet1_1", 32), ("convnext_tiny", 32),
-        ("googlenet", 32), ("inception_v3", 96), ("vit_b_32", 64), ("swin_t", 32),
-    ],
-)  # fmt: skip
+    [("vgg11_bn", 32), ("squeezenet1_1", 32), ("googlenet", 32), ("inception_v3", 96), ("vit_b_32", 64)],
+)
 def test_every_family_gets_a_last_layer_for_the_classes(name: str, size: int) -> None:
     """Auxiliary heads are off."""
     logits = network_of(name=name, size=size).train()(torch.zeros(2, 3, size, size))
@@ -103,7 +100,6 @@ def test_files_of_torchvision_fit(tmp_path: Path, name: str, sizes: dict[str, in
 
 
 def test_a_file_that_does_not_fit_is_a_sentence_that_names_it(tmp_path: Path, donor: Donor) -> None:
-    """Of another network, absent, damaged, or no weights at all."""
     (tmp_path / "noise.pth").write_bytes(b"no weights")
     (tmp_path / "noise.safetensors").write_bytes(b"no weights")
     torch.save([1, 2, 3], tmp_path / "list.pth")
@@ -152,7 +148,6 @@ def test_statistics_are_the_weights_own_where_they_are_known() -> None:
 
 
 def test_upsampling_happens_inside_the_network() -> None:
-    """Images of 32 pixels are seen as if they had come with 64."""
     torch.manual_seed(0)
     network = network_of(name="resnet18", upsample=64).eval()
     images_NCHW = torch.randn(2, 3, 32, 32)
@@ -171,7 +166,6 @@ def test_upsampling_happens_inside_the_network() -> None:
     ],
 )
 def test_wrong_names_and_sizes_are_refused(options: dict[str, Any], said: str) -> None:
-    """Also images that are too small or do not divide into patches."""
     with pytest.raises(UserError, match=said):
         network_of(size=20, **options)
 
