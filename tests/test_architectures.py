@@ -1,7 +1,5 @@
 """The architectures have exactly the layers that they are said to have, learn, and can be shipped."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

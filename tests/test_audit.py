@@ -1,7 +1,5 @@
 """`audit`: wrong labels are found, right ones are left alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

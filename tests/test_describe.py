@@ -1,7 +1,5 @@
 """`describe`: layers, parameters and work of a model that nobody has trained."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Each finding fires on a training that was made for it, none on healthy ones; dead units are counted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

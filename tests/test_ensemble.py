@@ -1,7 +1,5 @@
 """Ensembles: the mean of the members' probabilities. Its way through the DAG: see test_end_to_end.py."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

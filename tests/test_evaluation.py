@@ -1,7 +1,5 @@
 """Metrics and statistics against hand-made cases and known values."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """HOG and a linear support vector machine: the features of scikit-image, a fit without gradients, all stages."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

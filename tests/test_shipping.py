@@ -1,7 +1,5 @@
 """export, quantize, benchmark, evaluate on a really trained network."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Any classifier of torchvision: from scratch, or from a file, with a last layer of its own."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

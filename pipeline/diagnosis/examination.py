@@ -1,7 +1,5 @@
 """What `train` measures of the fitted network, for the diagnosis: rules.py says in words what it means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial

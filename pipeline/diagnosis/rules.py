@@ -5,8 +5,6 @@ without: the one may well lie below the other in a healthy run. So the gap betwe
 curves, but from the network's accuracy on training images as they are (examination.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

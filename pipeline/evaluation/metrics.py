@@ -1,7 +1,5 @@
 """Numbers from probabilities [N, classes] and labels [N]; every share is of 1."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Pictures, drawn with matplotlib's object interface: no display, no global state, no time stamp in the file."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The network as it is shipped: uint8 images in, logits and probabilities out; also how torch itself is evaluated."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Weights in safetensors, with the model card as the one metadata key: several would come in random order."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -7,8 +7,6 @@ It needs probabilities from a model that has not seen the label in question. The
 heart; so its last layer is replaced by a linear classifier on its features, fitted anew without the fold in question.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -1,7 +1,5 @@
 """`benchmark`: every variant of every model, one after the other on a quiet machine, in interleaved rounds."""
 
-from __future__ import annotations
-
 import platform
 import time
 from pathlib import Path

@@ -3,8 +3,6 @@
 From there on it goes the way of every model: export, quantize, evaluate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`evaluate@MODEL`: the test split, once: the trained network, its other seeds and each exported variant."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

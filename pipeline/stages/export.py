@@ -1,7 +1,5 @@
 """`export@MODEL`: torch to ONNX, preprocessing inside the graph, agreement with torch proved on validation images."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

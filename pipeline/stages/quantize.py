@@ -4,8 +4,6 @@ The recipe was measured (FACTS): per-channel weights, uint8 activations; preproc
 which costs no time and keeps the classes. A network that is nothing but these is copied.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

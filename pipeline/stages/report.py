@@ -1,7 +1,5 @@
 """`report`: one self-contained HTML page: every number and picture of this run, readable without a network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 For example options: {convolutions: [{filters: 32, kernel_size: 5, stride: 2}, {filters: 64, pool: max}], dropout: 0.3}
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -5,8 +5,6 @@ SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 
 of the training images (`prepare`); batch norms have a bias but no scale. GELU stays float32 in int8 networks.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Annotated
 

@@ -3,12 +3,10 @@
 For example options: {name: resnet18, weights: downloads/resnet18-f37072fd.pth, statistics: imagenet, upsample: 128}
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torchvision
@@ -48,7 +46,7 @@ class Options(Section):
         return torchvision.models.get_model_weights(self.name).__members__.get(self.weights)
 
     @model_validator(mode="after")
-    def _are_known(self) -> Options:
+    def _are_known(self) -> Self:
         names = torchvision.models.list_models(module=torchvision.models)
         if self.name not in names:
             raise UserError(f"name: torchvision has no classifier {self.name!r}; it has: {', '.join(names)}")
@@ -71,7 +69,7 @@ class Classifier(nn.Module):
         logits: torch.Tensor = self.network(images_NCHW)
         return logits
 
-    def train(self, mode: bool = True) -> Classifier:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
             if self.frozen and isinstance(module, nn.BatchNorm2d | StochasticDepth):
