@@ -65,9 +65,7 @@ def test_any_size_and_number_of_classes(name: str, size: int, classes: int) -> N
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_every_architecture_exports_and_agrees_with_torch(
-    tmp_path: Path, card: ModelCard, dataset: Dataset, name: str
-) -> None:
+def test_each_exports_and_agrees_with_torch(tmp_path: Path, card: ModelCard, dataset: Dataset, name: str) -> None:
     torch.manual_seed(0)
     own = replace(card, architecture=name)
     made = export(weights.fresh(own), own, *dataset.of("val"), Export(), tmp_path / "model.onnx")
@@ -81,8 +79,7 @@ def test_same_padding_divides_the_side_by_the_stride_and_rounds_up(kernel: int, 
     """With head flatten the dense layer shows the side."""
     layer = {"filters": 4, "kernel_size": kernel, "stride": stride}
     network = configured(size, convolutions=[layer], head="flatten", dense=[])
-    side = -(-size // stride)
-    assert last_dense(network).in_features == 4 * side * side
+    assert last_dense(network).in_features == 4 * (-(-size // stride)) ** 2
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 10)
 
 

@@ -114,15 +114,14 @@ def test_twins_do_not_prove_a_difference() -> None:
 def test_holm_lies_between_nothing_and_bonferroni(p_values: list[float]) -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     adjusted = holm(p_values)
-    for raw, value in zip(p_values, adjusted, strict=True):
-        assert raw <= value <= min(1.0, len(p_values) * raw)
+    assert all(raw <= value <= min(1.0, len(p_values) * raw) for raw, value in zip(p_values, adjusted, strict=True))
     assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
 
 
 def test_seeds_have_an_interval_only_together() -> None:
     table = pd.DataFrame({"test_accuracy": [0.90, 0.92, 0.94], "val_accuracy": [0.99, 1.0, 1.0]})
     numbers = over_seeds(table)
-    assert (numbers["n"], numbers["test_accuracy_mean"]) == (3, pytest.approx(0.92))
+    assert numbers["n"] == 3 and numbers["test_accuracy_mean"] == pytest.approx(0.92)
     assert numbers["test_accuracy_high"] - 0.92 == pytest.approx(4.302653 * 0.02 / np.sqrt(3))
     assert numbers["val_accuracy_high"] == 1.0
     assert over_seeds(table.assign(val_accuracy=0.9))["val_accuracy_low"] == pytest.approx(0.9)
@@ -157,8 +156,7 @@ def test_a_difference_is_told_only_where_it_is_proven() -> None:
 
     def tested(right: int) -> pd.DataFrame:
         predicted = ["cat"] * right + ["dog"] * (100 - right)
-        content = {"sha256": [str(i) for i in range(100)], "group": range(100)}
-        return pd.DataFrame({**content, "label": "cat", "predicted": predicted})
+        return pd.DataFrame({"sha256": range(100), "group": range(100), "label": "cat", "predicted": predicted})
 
     tables = {"reference": tested(80), "as good": tested(81), "worse": tested(40), "better": tested(99)}
     verdicts = {name: verdict for name, (verdict, _) in differences("reference", tables).items()}

@@ -143,7 +143,8 @@ def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
 
 def _last(network: nn.Module) -> str:
     """The name of the layer that makes the logits."""
-    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    dense: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return dense[-1]
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
