@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Export, Params, Prune, Quantize, load
+from pipeline.config import Export, Prune, Quantize, load
 from pipeline.errors import UserError
 from pipeline.networks import weights
 from pipeline.networks.architectures.ensemble import Ensemble
@@ -107,9 +107,7 @@ def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str
         load(changed(tmp_path, (old, new)))
 
 
-def test_an_ensemble_counts_as_a_model(params: Params) -> None:
-    more = Params.model_validate({
-        **params.model_dump(by_alias=True), "ensembles": {"both": {"members": ["simple_cnn", "modern_cnn"]}}
-    })  # fmt: skip
-    assert more.everything == [*params.models, "both"]
-    assert (more.maker("both"), more.maker("simple_cnn")) == ("ensemble", "train")
+def test_an_ensemble_counts_as_a_model(tmp_path: Path) -> None:
+    params = load(changed(tmp_path, ("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")))
+    assert params.everything == [*params.models, "both"]
+    assert (params.maker("both"), params.maker("simple_cnn")) == ("ensemble", "train")

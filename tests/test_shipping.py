@@ -56,12 +56,9 @@ def test_an_export_that_differs_from_torch_fails(
 
 
 def test_predict_scales_as_ingest_did_and_never_waits(
-    card: ModelCard,
-    dataset: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    card: ModelCard, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     """What is white travels in the file of the model; a FIFO and a device are a sentence each, and exit code 1."""
     of_12_bits = replace(card, preprocessing=replace(card.preprocessing, white={"uint16": 4095}))
     export(fresh(card).eval(), of_12_bits, *dataset.of("val"), Export(), tmp_path / "fp32.onnx")

@@ -86,11 +86,11 @@ def differences(reference: str, tested: dict[str, pd.DataFrame]) -> dict[str, tu
             raise UserError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
     p_values = [paired_test(right[name], right[reference], tested[name]["group"].to_numpy()) for name in others]
-    proven = {name: "better" if right[name].sum() > right[reference].sum() else "worse" for name in others}
-    return {
-        name: (proven[name] if p_value < LEVEL else "no proven difference", p_value)
-        for name, p_value in zip(others, holm(p_values), strict=True)
-    }
+    verdicts = {}
+    for name, p_value in zip(others, holm(p_values), strict=True):
+        proven = "better" if right[name].sum() > right[reference].sum() else "worse"
+        verdicts[name] = (proven if p_value < LEVEL else "no proven difference", p_value)
+    return verdicts
 
 
 def _samples(dataset: Dataset) -> Figure:
