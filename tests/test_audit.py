@@ -1,7 +1,5 @@
 """`audit`: wrong labels are found, right ones are left alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +22,7 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
     suspects, picture = audit("m", fresh(card), card, spoiled, 5, torch.device("cpu"))
     planted = dataset.splits.iloc[wrong].set_index("path")["class"]
     found = suspects[suspects["path"].isin(planted.index)]
-    assert len(found) >= 10
-    assert len(suspects) - len(found) <= 3
+    assert len(found) >= 10 and len(suspects) - len(found) <= 3
     assert (found["suggested"] == planted[found["path"]].to_numpy()).mean() > 0.8
     assert sum(bool(axes.images) for axes in picture.axes) == 5
 

@@ -1,7 +1,5 @@
 """`describe`: layers, parameters and work of a model that nobody has trained."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -30,28 +28,22 @@ ensembles:
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with the shipped params.yaml, but for its models."""
-    text = (PROJECT / "params.yaml").read_text()
-    before, after = text.index("\nmodels:"), text.index("\ntrain:")
-    (tmp_path / "params.yaml").write_text(text[:before] + MODELS + text[after:])
+    text = re.sub(r"\nmodels:.*(?=\ntrain:)", MODELS, (PROJECT / "params.yaml").read_text(), flags=re.DOTALL)
+    (tmp_path / "params.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
 
 
 def described(model: str) -> str:
-    result = CliRunner().invoke(app, ["describe", model], catch_exceptions=False)
-    assert result.exit_code == 0
-    return result.output
+    return CliRunner().invoke(app, ["describe", model], catch_exceptions=False).output
 
 
 def row(layer: str, output: str) -> list[str]:
-    """The cells of a layer's line."""
     return next(re.split(r"  +", line.strip()) for line in output.splitlines() if line.startswith(f"{layer} "))
 
 
 def totals(output: str) -> tuple[int, ...]:
-    """Parameters and MACs."""
-    found = re.search(r"^([\d,]+) parameters .* ([\d,]+) MACs", output, re.MULTILINE)
-    assert found
-    return tuple(int(number.replace(",", "")) for number in found.groups())
+    ((parameters, macs),) = re.findall(r"^(\d+) parameters .* (\d+) MACs", output.replace(",", ""), re.MULTILINE)
+    return int(parameters), int(macs)
 
 
 def test_each_layer_has_its_shape_parameters_and_macs() -> None:
@@ -65,7 +57,6 @@ def test_each_layer_has_its_shape_parameters_and_macs() -> None:
 
 
 def test_the_number_of_classes_is_that_of_the_images() -> None:
-    """Also for an architecture that is no entry of params.yaml."""
     write_table(layout.SPLITS, pd.DataFrame({"class": ["a", "b", "c", "a"]}))
     assert "3 classes" in described("cnn")
 
@@ -82,8 +73,8 @@ def test_attention_and_frozen_layers_are_counted() -> None:
     attention = [f"{4 * 768 * 769:,}", f"{4 * 2 * 768 * 768 + 2 * 2 * 2 * 768:,}"]
     assert row("network.encoder.layers.encoder_layer_0.self_attention", output)[-2:] == attention
     assert row("", output)[0] == "outside of layers"
-    cells = [line.split()[-2] for line in output.splitlines() if re.search(r"\d  +[\d,]+$", line)]
-    assert totals(output)[0] == sum(int(cell.replace(",", "")) for cell in cells)
+    cells = re.findall(r"(\d+)  +\d+$", output.replace(",", ""), re.MULTILINE)
+    assert totals(output)[0] == sum(map(int, cells))
     assert f"({totals(output)[0] - 769 * 10:,} frozen)" in output
 
 

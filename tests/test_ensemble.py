@@ -1,7 +1,5 @@
 """Ensembles: the mean of the members' probabilities. Its way through the DAG: see test_end_to_end.py."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +10,25 @@ import pytest
 import torch
 
 from pipeline.artifacts import Dataset, ModelCard
-from pipeline.config import Evaluate, Export, Params, Prune, Quantize, load
+from pipeline.config import Export, Prune, Quantize, load
+from pipeline.errors import UserError
 from pipeline.networks import weights
-from pipeline.networks.architectures.ensemble import Ensemble, Normalized
+from pipeline.networks.architectures.ensemble import Ensemble
+from pipeline.networks.architectures.ensemble import Member as Record
 from pipeline.networks.deployable import probabilities
 from pipeline.networks.weights import fresh
-from pipeline.stages.ensemble import Member, combine, metrics, pruned_metrics
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.ensemble import Member, combine, metrics
 from pipeline.stages.export import export
 from pipeline.stages.prune import remove_channels
 from pipeline.stages.quantize import WEIGHTED, inner_nodes, quantize
-from tests.conftest import PROJECT
+from tests.test_config import changed
 
 CPU = torch.device("cpu")
+Members = dict[str, Member]
 
 
 @pytest.fixture
-def members(card: ModelCard) -> dict[str, Member]:
+def members(card: ModelCard) -> Members:
     """Three untrained networks of three kinds, each with a normalization of its own."""
     torch.manual_seed(0)
     cards = {
@@ -40,8 +40,7 @@ def members(card: ModelCard) -> dict[str, Member]:
     return {name: Member(fresh(own).eval(), own, facts) for name, own in cards.items()}
 
 
-def test_probabilities_are_the_mean_of_the_members(members: dict[str, Member], dataset: Dataset) -> None:
-    """Each member sees the images normalized as it was trained."""
+def test_probabilities_are_the_mean_of_the_members(members: Members, dataset: Dataset) -> None:
     network, card = combine(members)
     images = dataset.images_NHWC[:20]
     each = [probabilities(member.network, member.card, images, CPU) for member in members.values()]
@@ -49,37 +48,28 @@ def test_probabilities_are_the_mean_of_the_members(members: dict[str, Member], d
 
 
 def test_a_class_that_all_members_rule_out_has_a_finite_logit() -> None:
-    """Probabilities that are too small for float32 do not spoil what is computed from the logits."""
     dense = torch.nn.Linear(3, 2)
-    with torch.no_grad():
-        dense.bias.copy_(torch.tensor([500.0, -500.0]))
+    dense.bias = torch.nn.Parameter(torch.tensor([500.0, -500.0]))
     sure = torch.nn.Sequential(torch.nn.Flatten(), dense)
-    network = Ensemble([Normalized(sure, [0.0] * 3, [1.0] * 3) for _ in range(2)])
-    logits = network(torch.zeros(1, 3, 1, 1))
+    logits = Ensemble([sure, sure], [Record(architecture="cnn")] * 2)(torch.zeros(1, 3, 1, 1))
     assert logits.isfinite().all()
     assert logits.softmax(dim=1)[0].tolist() == pytest.approx([1, 0])
 
 
-def test_a_checkpoint_holds_all_of_it_also_of_pruned_members(
-    members: dict[str, Member], dataset: Dataset, tmp_path: Path
-) -> None:
-    """Architectures, options, normalization, weights and the widths that pruning has left."""
+def test_a_file_holds_all_of_it_also_of_pruned_members(members: Members, dataset: Dataset, tmp_path: Path) -> None:
     for name in ("simple", "resnet"):
         remove_channels(members[name].network, members[name].card, Prune())
-        members[name].network.eval()
     network, card = combine(members)
     weights.save(tmp_path / "pruned.safetensors", network, card)
     loaded, same_card = weights.load(tmp_path / "pruned.safetensors")
-    assert same_card == card
     images = dataset.images_NHWC[:20]
+    assert same_card == card
     assert np.array_equal(probabilities(loaded, card, images, CPU), probabilities(network, card, images, CPU))
 
 
-def test_onnx_and_int8_agree_with_it(members: dict[str, Member], dataset: Dataset, tmp_path: Path) -> None:
+def test_onnx_and_int8_agree_with_it(members: Members, dataset: Dataset, tmp_path: Path) -> None:
     """Of every member the layers inside are quantized, and its first normalization and last layer are not."""
-    network, card = combine(members)
-    images, labels = dataset.of("val")
-    export(network, card, images, labels, Export(), tmp_path / "fp32.onnx")  # proves the agreement by itself
+    export(*combine(members), *dataset.of("val"), Export(), tmp_path / "fp32.onnx")  # proves the agreement by itself
     made = quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", dataset, Quantize())
     source = onnx.load(tmp_path / "fp32.onnx")
     weighted = [node for node in source.graph.node if node.op_type in WEIGHTED]
@@ -91,27 +81,15 @@ def test_onnx_and_int8_agree_with_it(members: dict[str, Member], dataset: Datase
     assert not {"Softmax", "ReduceMean", "Log"} & {node.op_type for node in in_int8}
 
 
-def test_metrics_are_sums_over_the_members(members: dict[str, Member], dataset: Dataset) -> None:
-    """Parameters and work add up; the shares that pruning left are of the sums."""
-    network, card = combine(members)
-    whole, pruned = (of(network, card, members, dataset, CPU) for of in (metrics, pruned_metrics))
-    assert (whole["parameters"], whole["training_images"], whole["members"]) == (30, 5, ["simple", "resnet", "hog"])
-    assert (pruned["macs"], pruned["parameters_kept"], pruned["macs_kept"]) == (300, 0.5, 0.25)
-    assert whole["best_val_accuracy"] == pruned["best_val_accuracy"]
+def test_metrics_are_sums_over_the_members(members: Members, dataset: Dataset) -> None:
+    sums = metrics(*combine(members), members, dataset, CPU)
+    assert (sums["parameters"], sums["training_images"], sums["members"]) == (30, 5, ["simple", "resnet", "hog"])
+    assert (sums["macs"], sums["parameters_kept"], sums["macs_kept"]) == (300, 0.5, 0.25)
 
 
-def test_it_is_evaluated_without_seeds(members: dict[str, Member], dataset: Dataset) -> None:
-    """No training of its own made it: there is no table of them, and one network to speak of."""
-    network, card = combine(members)
-    result = evaluate("e", network, card, None, {}, {}, dataset, Evaluate(), CPU)
-    assert result.seeds is None and result.metrics["seeds"] == {"n": 1}
-    assert len(result.predictions) == len(dataset.rows("test"))
-
-
-def test_members_of_other_data_are_refused(members: dict[str, Member]) -> None:
-    """Their probabilities are of other classes."""
+def test_members_of_other_data_are_refused(members: Members) -> None:
     stranger = replace(members["resnet"], card=replace(members["resnet"].card, class_names=("a", "b", "c")))
-    with pytest.raises(ValueError, match="resnet was trained on other classes or images than simple: run `dvc repro`"):
+    with pytest.raises(UserError, match="resnet was trained on other classes or images than simple"):
         combine({**members, "resnet": stranger})
 
 
@@ -125,18 +103,11 @@ def test_members_of_other_data_are_refused(members: dict[str, Member]) -> None:
     ],
 )
 def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
-    """In a sentence that names the entry."""
-    text = (PROJECT / "params.yaml").read_text()
-    assert old in text
-    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
-    with pytest.raises(ValueError, match=re.escape(said)):
-        load(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(changed(tmp_path, (old, new)))
 
 
-def test_an_ensemble_counts_as_a_model(params: Params) -> None:
-    """Where all that is shipped is listed, and where its checkpoint is looked for."""
-    more = Params.model_validate({
-        **params.model_dump(by_alias=True), "ensembles": {"both": {"members": ["simple_cnn", "modern_cnn"]}}
-    })  # fmt: skip
-    assert more.everything == [*params.models, "both"]
-    assert (more.maker("both"), more.maker("simple_cnn")) == ("ensemble", "train")
+def test_an_ensemble_counts_as_a_model(tmp_path: Path) -> None:
+    params = load(changed(tmp_path, ("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")))
+    assert params.everything == [*params.models, "both"]
+    assert (params.maker("both"), params.maker("simple_cnn")) == ("ensemble", "train")

@@ -37,9 +37,8 @@ def describe(
     rows += [(*texts, f"{own:,}", f"{work:,}") for *texts, own, work in layers]
     print(f"{model} ({architecture}): {size} x {size} RGB in, {classes} classes out\n\n{table(rows, right={3, 4})}\n")
     factors = learning_rates(network, architecture, options)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    frozen = sum(count for name, count in sizes.items() if factors.get(name) == 0)
-    parameters, macs = sum(sizes.values()), sum(layer[4] for layer in layers)
+    frozen = sum(p.numel() for name, p in network.named_parameters() if factors.get(name) == 0)
+    parameters, macs = sum(layer[3] for layer in layers), sum(layer[4] for layer in layers)
     print(f"{parameters:,} parameters ({frozen:,} frozen), {4 * parameters:,} bytes as float32, {macs:,} MACs an image")
     print("MACs: multiply-accumulates in convolutions, dense layers and attention; the rest is not counted")
 
@@ -49,11 +48,8 @@ def _entry(config: Params, model: str) -> tuple[str, Mapping[str, Any]]:
     if model in config.models:
         return config.models[model].architecture, config.models[model].options
     if model in config.ensembles:
-        colours = {"mean": [0.0] * 3, "std": [1.0] * 3}
         members = [config.models[name] for name in config.ensembles[model].members]
-        return "ensemble", {
-            "members": [{"architecture": m.architecture, "options": m.options, **colours} for m in members]
-        }
+        return "ensemble", {"members": [{"architecture": m.architecture, "options": m.options} for m in members]}
     if model in architectures():
         return model, {}
     there = ", ".join(dict.fromkeys([*config.everything, *architectures()]))

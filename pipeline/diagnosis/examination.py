@@ -1,9 +1,7 @@
 """What `train` measures of the fitted network, for the diagnosis: rules.py says in words what it means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -45,10 +43,7 @@ def examine(
 @contextmanager
 def watched(network: nn.Module) -> Iterator[dict[tuple[int, str], torch.Tensor]]:
     """While the block runs the network: by call of a rectifier (its place among those of a batch, and its name), which
-    units [channels or features] were positive for any image so far.
-
-    Only modules are seen: `torch.relu` inside a forward function is not.
-    """
+    units [channels or features] were positive for any image so far. `torch.relu` is no module, and is not seen."""
     active: dict[tuple[int, str], torch.Tensor] = {}
     calls: list[str] = []  # of rectifiers in this batch; a module may be called several times
 
@@ -59,12 +54,9 @@ def watched(network: nn.Module) -> Iterator[dict[tuple[int, str], torch.Tensor]]
         active[call] = positive | active.get(call, positive)
         calls.append(name)
 
-    hooks = [network.register_forward_pre_hook(lambda module, inputs: calls.clear())]
-    for name, module in network.named_modules():
-        if isinstance(module, RECTIFIERS):
-            hooks.append(module.register_forward_hook(partial(see, name)))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(network.register_forward_pre_hook(lambda module, inputs: calls.clear()))
+        for name, module in network.named_modules():
+            if isinstance(module, RECTIFIERS):
+                hooks.enter_context(module.register_forward_hook(partial(see, name)))
         yield active
-    finally:
-        for hook in hooks:
-            hook.remove()

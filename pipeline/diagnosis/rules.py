@@ -5,8 +5,6 @@ without: the one may well lie below the other in a healthy run. So the gap betwe
 curves, but from the network's accuracy on training images as they are (examination.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,10 +37,8 @@ class Finding:
 
 
 def findings_of(history: pd.DataFrame, recipe: Train, examined: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with one training, the gravest first; nothing where it is healthy.
-
-    `history` is history.csv, which starts with the seed that ships; `examined` is examined.json.
-    """
+    """What is wrong with a training, the gravest first, by history.csv, which starts with the seed that ships, and
+    examined.json."""
     curves = history[history["seed"] == history["seed"].iloc[0]]
     causes = [*_dead_units(recipe, examined), *_too_high(curves, recipe, examined)]
     effects = [*_accuracies(recipe, examined), *_too_short(curves, recipe, examined)]

@@ -1,9 +1,4 @@
-"""Numbers from probabilities [N, classes] and labels [N]; every share is of 1.
-
-scikit-learn takes a second to import: only the functions that need it do.
-"""
-
-from __future__ import annotations
+"""Numbers from probabilities [N, classes] and labels [N]; every share is of 1."""
 
 import numpy as np
 import pandas as pd
@@ -20,13 +15,12 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
 
     The interval of the accuracy heeds which images are of one `group` [N]; all other numbers are over images.
     """
-    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss  # takes a second to import
 
     predicted = probabilities.argmax(axis=1)
     low, high = share_interval(predicted == labels, group)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     wide = probabilities.astype(np.float64)
-    normalized = wide / wide.sum(axis=1, keepdims=True)
     return {
         "accuracy": accuracy(probabilities, labels),
         "accuracy_low": low,
@@ -34,7 +28,7 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
         "top5_accuracy": float((top5 == labels[:, None]).any(axis=1).mean()),
-        "log_loss": float(log_loss(labels, normalized, labels=range(probabilities.shape[1]))),
+        "log_loss": float(log_loss(labels, wide / wide.sum(axis=1, keepdims=True), labels=range(wide.shape[1]))),
         "ece": expected_calibration_error(probabilities, labels, bins),
         "images": len(labels),
     }
@@ -42,10 +36,9 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bi
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pd.DataFrame:
     """A row per non-empty confidence bin: `confidence` (mean), `accuracy`, `share` of the images."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    bin_of = np.minimum((probabilities.max(axis=1) * bins).astype(int), bins - 1)
-    right = (probabilities.argmax(axis=1) == labels).astype(float)
-    grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(bin_of)
+    confidence, right = probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(float)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    grouped = pd.DataFrame({"confidence": confidence.astype(np.float64), "accuracy": right}).groupby(bin_of)
     return grouped.mean().assign(share=grouped.size() / len(labels))
 
 
@@ -59,7 +52,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[
     """A row per class: precision, recall, f1 and the number of images of the class."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    predicted, classes = probabilities.argmax(axis=1), range(len(class_names))
-    numbers = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0)
-    columns = ("precision", "recall", "f1", "images")
-    return pd.DataFrame({"class": class_names, **dict(zip(columns, numbers, strict=True))})
+    classes = list(range(len(class_names)))
+    numbers = precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=classes, zero_division=0)
+    precision, recall, f1, images = numbers
+    return pd.DataFrame({"class": class_names, "precision": precision, "recall": recall, "f1": f1, "images": images})

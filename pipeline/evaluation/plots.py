@@ -1,7 +1,5 @@
 """Pictures, drawn with matplotlib's object interface: no display, no global state, no time stamp in the file."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from contextlib import suppress
@@ -76,8 +74,7 @@ def _axes(width: float, height: float, **settings: object) -> tuple[Figure, Axes
 
 
 def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
-    """Loss, accuracy, learning rate and the gradient's norm by epoch, from the training's tables: boldly of the shipped
-    seed, with its best epoch; pale of the others."""
+    """Loss, accuracy, learning rate and gradient's norm by epoch: bold of the shipped seed, pale of the others."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     top_left, top_right, low_left, low_right = figure.subplots(2, 2, sharex=True, height_ratios=[2, 1]).ravel()
     shipped = seeds[seeds["shipped"]].iloc[0]
@@ -100,7 +97,7 @@ def learning_curves(history: pd.DataFrame, seeds: pd.DataFrame, title: str) -> F
         axes.axvline(shipped["best_epoch"], color="#999999", linewidth=1, linestyle=":")
         axes.grid(alpha=0.3)
     low_left.xaxis.get_major_locator().set_params(integer=True)
-    pale = f"; pale: {len(others)} other seeds" if len(others) > 1 else "; pale: the other seed" if others else ""
+    pale = f"; pale: other seeds ({len(others)})" if others else ""
     figure.suptitle(f"{title}: seed {shipped['seed']}, best epoch {shipped['best_epoch']} (dotted){pale}")
     return figure
 
@@ -120,8 +117,7 @@ def learning_rates(found: pd.DataFrame, steepest: float, peak: float, title: str
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
-    """Shares of each true class (a row), with the counts written in where they are legible; `labels` [N] and
-    `predicted` [N] are indices of classes."""
+    """Shares of each true class (a row), with the counts where they are legible, from indices of classes [N]."""
     counts = np.zeros((len(class_names), len(class_names)), dtype=int)
     np.add.at(counts, (labels, predicted), 1)
     side = min(3.5 + 0.42 * len(class_names), 14)

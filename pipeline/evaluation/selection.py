@@ -1,7 +1,5 @@
 """Which of several networks is the best: decided here for seeds, the audit, the report and the registry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

@@ -1,8 +1,6 @@
 """How sure a number is. By hand is what scipy lacks: Wilson's interval of a number that is no integer, a sign test of
 groups of different sizes, Holm's correction."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

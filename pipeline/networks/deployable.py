@@ -1,7 +1,5 @@
 """The network as it is shipped: uint8 images in, logits and probabilities out; also how torch itself is evaluated."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn
@@ -53,10 +51,7 @@ def last_dense(network: nn.Module) -> nn.Linear:
 def features(network: nn.Module, card: ModelCard, images_NHWC: Images, device: torch.device) -> np.ndarray:
     """float32 [N, features]: what the network's last dense layer is given."""
     seen: list[torch.Tensor] = []
-    hook = last_dense(network).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu()))
-    try:
+    with last_dense(network).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu())):
         probabilities(network, card, images_NHWC, device)
-    finally:
-        hook.remove()
     found: np.ndarray = torch.cat(seen).numpy()
     return found

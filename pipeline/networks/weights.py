@@ -1,9 +1,4 @@
-"""Checkpoints: the weights in safetensors, with the model card as its one metadata key.
-
-One key, because safetensors orders several at random and the same training would give different bytes.
-"""
-
-from __future__ import annotations
+"""Weights in safetensors, with the model card as the one metadata key: several would come in random order."""
 
 import hashlib
 from pathlib import Path

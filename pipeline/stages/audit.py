@@ -7,8 +7,6 @@ It needs probabilities from a model that has not seen the label in question. The
 heart; so its last layer is replaced by a linear classifier on its features, fitted anew without the fold in question.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -29,8 +27,8 @@ FITTED = 20_000  # images that a fold's classifier is fitted on, at most
 
 
 def run(config: Params) -> list[str]:
-    trained = {name: read_json(layout.metrics("train", name)) for name in config.models}
-    best = best_by_validation({name: numbers["best_val_accuracy"] for name, numbers in trained.items()})
+    found = {name: read_json(layout.metrics("train", name)) for name in config.models}
+    best = best_by_validation({name: numbers["best_val_accuracy"] for name, numbers in found.items()})
     network, card = weights.load(layout.checkpoint("train", best))
     dataset, device = read_dataset(), choose_device(config.device(best))
     suspects, picture = audit(best, network, card, dataset, config.audit.shown, device)
@@ -53,8 +51,8 @@ def audit(
     suggested = np.array(card.class_names)[scores[rows].argmax(axis=1)]
     suspects = dataset.splits.iloc[rows][["path", "class", "split"]].reset_index(drop=True)
     suspects = suspects.assign(suggested=suggested, probability=scores[rows, labels[rows]].round(4))
-    shown = suspects.head(most)
-    captions = [f"{label(row['class'])}\nrather {label(row['suggested'])}?" for row in shown.to_dict("records")]
+    shown = suspects.head(most).to_dict("records")
+    captions = [f"{label(row['class'])}\nrather {label(row['suggested'])}?" for row in shown]
     agreement = (scores.argmax(axis=1) == labels).mean()
     title = f"labels that {name} contradicts: {len(suspects):,} (it agrees with {agreement:.1%} of all)"
     return suspects, image_grid(dataset.images_NHWC[rows[:most]], captions, 8, title)
@@ -72,7 +70,12 @@ def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: n
     classes = labels.max() + 1
     scores: np.ndarray = np.eye(classes)[labels]
     draw = np.random.default_rng(0)
-    fold = _folds(labels, group, draw)
+    # The groups of each class, by their first image, are dealt out to the folds in turn
+    _, first, group_of = np.unique(group, return_index=True, return_inverse=True)
+    order = draw.permutation(len(first))
+    fold_of = np.empty(len(first), dtype=np.int64)
+    fold_of[order] = pd.Series(order).groupby(labels[first[order]]).cumcount() % FOLDS
+    fold = fold_of[group_of]
     for number in range(FOLDS):
         others = draw.permutation(np.flatnonzero(fold != number))
         place = pd.Series(others).groupby(labels[others]).cumcount().to_numpy()
@@ -85,13 +88,3 @@ def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: n
             scores[held_out] = 0
             scores[np.ix_(held_out, known)] = discriminant.predict_proba(features_NF[held_out])
     return scores
-
-
-def _folds(labels: np.ndarray, group: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The fold [N] of each image: the groups of each class, by their first image, are dealt out in turn."""
-    _, first, group_of = np.unique(group, return_index=True, return_inverse=True)
-    order = draw.permutation(len(first))
-    fold_of = np.empty(len(first), dtype=np.int64)
-    fold_of[order] = pd.Series(order).groupby(labels[first[order]]).cumcount() % FOLDS
-    fold: np.ndarray = fold_of[group_of]
-    return fold

@@ -1,7 +1,5 @@
 """`benchmark`: every variant of every model, one after the other on a quiet machine, in interleaved rounds."""
 
-from __future__ import annotations
-
 import platform
 import time
 from pathlib import Path
@@ -21,17 +19,15 @@ WARMUP = 3
 
 
 def run(config: Params) -> list[str]:
-    files, known = {}, {}
+    files, known = [], []
     for name in config.everything:
         tested = read_json(layout.metrics("evaluate", name))["variants"]
         validated = read_json(layout.metrics("export", name)) | read_json(layout.metrics("quantize", name))
         for variant in VARIANTS:
-            files[name, variant] = layout.onnx(variant, name)
-            known[name, variant] = {
-                **tested[variant],
-                "val_accuracy": validated[variant]["val_accuracy"],
-                **read_json(layout.lineage("evaluate", name)),
-            }
+            files.append(layout.onnx(variant, name))
+            row = {"model": name, "variant": variant, **tested[variant]}
+            row["val_accuracy"] = validated[variant]["val_accuracy"]
+            known.append(row | read_json(layout.lineage("evaluate", name)))
     images, _ = read_dataset().of("val")
     result = benchmark(files, known, images, config.benchmark)
     write_json(layout.BENCHMARK, result)
@@ -39,38 +35,32 @@ def run(config: Params) -> list[str]:
     return [f"{len(files)} variants", f"{config.benchmark.threads} thread(s) of {result['hardware']}"]
 
 
-def benchmark(
-    files: dict[tuple[str, str], Path], known: dict[tuple[str, str], dict[str, float]], images_NHWC: Images,
-    config: Benchmark,
-) -> dict[str, Any]:  # fmt: skip
-    """benchmark.json: hardware and a row per (model, variant): what earlier stages found (`known`), size and speed.
+def benchmark(files: list[Path], known: list[dict[str, Any]], images_NHWC: Images, config: Benchmark) -> dict[str, Any]:
+    """benchmark.json: hardware and a row per variant: what earlier stages found (`known`), size and speed.
 
     Latencies are in milliseconds per call at batch 1 (median and 95th percentile), throughput in images per second
     at each batch size. Rounds go over all variants in turn, so that a noisy moment hits them all.
     """
-    predictors = {key: Predictor(path, config.threads) for key, path in files.items()}
+    predictors = [Predictor(path, config.threads) for path in files]
     sizes = {1, *config.batch_sizes}
     shown = images_NHWC[: max(sizes)]
     batches = {size: np.resize(shown, (size, *shown.shape[1:])) for size in sizes}
-    timings: dict[tuple[tuple[str, str], int], list[float]] = {(k, b): [] for k in predictors for b in batches}
+    timings: dict[tuple[int, int], list[float]] = {(place, b): [] for place in range(len(files)) for b in batches}
     for turn in tqdm(range(-WARMUP, config.rounds), "benchmark", unit=" rounds", disable=None):
-        for (key, size), times in timings.items():
+        for (place, size), times in timings.items():
             start = time.perf_counter()
-            predictors[key].run(batches[size])
+            predictors[place].run(batches[size])
             if turn >= 0:
                 times.append(time.perf_counter() - start)
     rows = []
-    for (model, variant), path in files.items():
-        key = (model, variant)
-        single = np.array(timings[key, 1]) * 1000
+    for place, (path, row) in enumerate(zip(files, known, strict=True)):
+        single = np.array(timings[place, 1]) * 1000
         rows.append({
-            "model": model,
-            "variant": variant,
-            **known[key],
+            **row,
             "size_mb": path.stat().st_size / 1e6,
             "latency_ms": float(np.median(single)),
             "latency_p95_ms": float(np.percentile(single, 95)),
-            **{f"images_per_second_{b}": b / float(np.median(timings[key, b])) for b in config.batch_sizes},
+            **{f"images_per_second_{b}": b / float(np.median(timings[place, b])) for b in config.batch_sizes},
         })  # fmt: skip
     return {"hardware": hardware(), "threads": config.threads, "rounds": config.rounds, "variants": rows}
 

@@ -3,8 +3,6 @@
 From there on it goes the way of every model: export, quantize, evaluate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +15,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.networks import weights
-from pipeline.networks.architectures.ensemble import Ensemble, Normalized
+from pipeline.networks.architectures.ensemble import Ensemble
 from pipeline.networks.architectures.ensemble import Member as Record
 from pipeline.networks.deployable import probabilities
 from pipeline.training.device import choose_device
@@ -34,75 +32,55 @@ class Member:
 
 def run(config: Params, name: str) -> list[str]:
     """Make one entry of `ensembles` from its trained and its pruned members."""
-
-    def members(stage: str) -> dict[str, Member]:
-        return {
+    dataset, device = read_dataset(), choose_device(config.device(name))
+    checkpoint, made = layout.checkpoint("ensemble", name), []
+    for stage, path in (("train", checkpoint), ("prune", layout.pruned_ensemble(name))):
+        members = {
             member: Member(*weights.load(layout.checkpoint(stage, member)), read_json(layout.metrics(stage, member)))
             for member in config.ensembles[name].members
         }
-
-    dataset, device = read_dataset(), choose_device(config.device(name))
-    checkpoint = layout.checkpoint("ensemble", name)
-    whole, narrow = members("train"), members("prune")
-    network, card = combine(whole)
-    weights.save(checkpoint, network, card)
-    measured = metrics(network, card, whole, dataset, device)
-    network, card = combine(narrow)
-    weights.save(layout.pruned_ensemble(name), network, card)
-    measured["prune"] = pruned_metrics(network, card, narrow, dataset, device)
-    write_metrics("ensemble", name, measured, checkpoint, splits=sha256(layout.SPLITS))
-    return [
-        f"{len(whole)} members",
-        f"val accuracy {measured['best_val_accuracy']:.4f}",
-        f"pruned {measured['prune']['best_val_accuracy']:.4f}",
-    ]
+        network, card = combine(members)
+        weights.save(path, network, card)
+        made.append(metrics(network, card, members, dataset, device))
+    whole, pruned = made
+    write_metrics("ensemble", name, whole | {"prune": pruned}, checkpoint, splits=sha256(layout.SPLITS))
+    accuracies = f"val accuracy {whole['best_val_accuracy']:.4f}", f"pruned {pruned['best_val_accuracy']:.4f}"
+    return [f"{len(whole['members'])} members", *accuracies]
 
 
 def combine(members: dict[str, Member]) -> tuple[nn.Module, ModelCard]:
     """The mean of the members, and its card. Raises UserError where they are of different data."""
-    (first, card), *others = [(name, member.card) for name, member in members.items()]
+    cards = {name: member.card for name, member in members.items()}
+    (first, card), *others = cards.items()
     for name, other in others:
         if (other.class_names, other.preprocessing) != (card.class_names, card.preprocessing):
             raise UserError(f"{name} was trained on other classes or images than {first}: run `dvc repro` first")
-    cards = [member.card for member in members.values()]
     records = [
-        Record(architecture=c.architecture, options=dict(c.options), mean=list(c.mean), std=list(c.std)) for c in cards
+        Record(architecture=c.architecture, options=dict(c.options), mean=list(c.mean), std=list(c.std))
+        for c in cards.values()
     ]
-    networks = [member.network for member in members.values()]
-    network = Ensemble([Normalized(net, r.mean, r.std) for net, r in zip(networks, records, strict=True)])
-    combined = replace(
-        card,
-        architecture="ensemble",
-        mean=(0.0,) * len(card.mean),  # each member normalizes the images itself
-        std=(1.0,) * len(card.std),
-        options={"members": [record.model_dump() for record in records]},
-    )
-    return network.eval(), combined
+    network = Ensemble((member.network for member in members.values()), records)
+    options = {"members": [record.model_dump() for record in records]}
+    # Each member normalizes the images itself
+    return network.eval(), replace(card, architecture="ensemble", mean=(0.0,) * 3, std=(1.0,) * 3, options=options)
 
 
 def metrics(
     network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset, device: torch.device
 ) -> dict[str, Any]:
-    """Facts of an ensemble of trained networks, under the names that a trained network's have."""
+    """What a single network's metrics.json says, under the same names; of pruned ones also what is left of the work."""
     images, labels = dataset.of("val")
-    return {
+    found = [member.metrics for member in members.values()]
+    parameters = sum(m["parameters"] for m in found)
+    made: dict[str, Any] = {
         "best_val_accuracy": accuracy(probabilities(network, card, images, device), labels),
-        "parameters": sum(member.metrics["parameters"] for member in members.values()),
-        # Of the member that saw the most of them
-        "training_images": max(member.metrics["training_images"] for member in members.values()),
+        "parameters": parameters,
+        "training_images": max(m["training_images"] for m in found),  # of the member that saw the most of them
         "members": list(members),
         "by_gradients": False,
     }
-
-
-def pruned_metrics(
-    network: nn.Module, card: ModelCard, members: dict[str, Member], dataset: Dataset, device: torch.device
-) -> dict[str, Any]:
-    """The same of an ensemble of pruned networks, and what is left of the work of the whole ones."""
-    found = [member.metrics for member in members.values()]
-    parameters, macs = sum(m["parameters"] for m in found), sum(m["macs"] for m in found)
-    return metrics(network, card, members, dataset, device) | {
-        "macs": macs,
-        "parameters_kept": parameters / sum(m["parameters"] / m["parameters_kept"] for m in found),
-        "macs_kept": macs / sum(m["macs"] / m["macs_kept"] for m in found),
-    }
+    if "macs" in found[0]:
+        macs = made["macs"] = sum(m["macs"] for m in found)
+        made["parameters_kept"] = parameters / sum(m["parameters"] / m["parameters_kept"] for m in found)
+        made["macs_kept"] = macs / sum(m["macs"] / m["macs_kept"] for m in found)
+    return made

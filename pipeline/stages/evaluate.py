@@ -1,7 +1,5 @@
 """`evaluate@MODEL`: the test split, once: the trained network, its other seeds and each exported variant."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline import layout
-from pipeline.artifacts import VARIANTS, Dataset, ModelCard, read_dataset, read_table, sha256, write_json, write_table
+from pipeline.artifacts import VARIANTS, Dataset, ModelCard, read_dataset, read_table, write_metrics, write_table
 from pipeline.config import Evaluate, Params
 from pipeline.evaluation import metrics, plots
 from pipeline.inference.predictor import Predictor
@@ -25,8 +23,7 @@ from pipeline.training.device import choose_device
 @dataclass(frozen=True)
 class Evaluation:
     """`metrics` is metrics.json; `predictions` has a row per test image, with the class that the trained network
-    (`predicted`) and each variant named, and the network's probability of each class; `seeds` has a row per training.
-    """
+    (`predicted`) and each variant named, and its probability of each class; `seeds` has a row per training."""
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
@@ -38,27 +35,22 @@ class Evaluation:
 def run(config: Params, name: str) -> list[str]:
     checkpoint = layout.checkpoint(config.maker(name), name)
     network, card = weights.load(checkpoint)
-    trainings, others = None, {}
-    if config.maker(name) == "train":
-        trainings = read_table(layout.seeds_table(name))
-        others = {seed: layout.seed_checkpoint(name, seed) for seed in trainings["seed"][~trainings["shipped"]]}
-    result = evaluate(
-        name, network, card, trainings, others, {variant: layout.onnx(variant, name) for variant in VARIANTS},
-        read_dataset(), config.evaluate, choose_device(config.device(name)),
-    )  # fmt: skip
-    write_json(layout.metrics("evaluate", name), result.metrics)
-    write_json(layout.lineage("evaluate", name), {"checkpoint": sha256(checkpoint)})
+    trainings = read_table(layout.seeds_table(name)) if config.maker(name) == "train" else None
+    variants = {variant: layout.onnx(variant, name) for variant in VARIANTS}
+    device = choose_device(config.device(name))
+    result = evaluate(name, network, card, trainings, variants, read_dataset(), config.evaluate, device)
+    write_metrics("evaluate", name, result.metrics, checkpoint)
     write_table(layout.predictions(name), result.predictions)
     write_table(layout.per_class(name), result.per_class)
-    for kind, picture in result.pictures.items():
-        plots.save(picture, layout.picture(name, kind))
     numbers, seeds = result.metrics, result.metrics["seeds"]
-    low, high = numbers["accuracy_low"], numbers["accuracy_high"]
-    facts = [f"test accuracy {numbers['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
     if result.seeds is not None:
         write_table(layout.tested_seeds(name), result.seeds)
-        curves = plots.learning_curves(read_table(layout.history("train", name)), result.seeds, name)
-        plots.save(curves, layout.picture(name, "curves"))
+        history = read_table(layout.history("train", name))
+        result.pictures["curves"] = plots.learning_curves(history, result.seeds, name)
+    for kind, picture in result.pictures.items():
+        plots.save(picture, layout.picture(name, kind))
+    low, high = numbers["accuracy_low"], numbers["accuracy_high"]
+    facts = [f"test accuracy {numbers['accuracy']:.4f} (95 % interval over images {low:.4f} to {high:.4f})"]
     if seeds["n"] > 1:
         mean, low, high = (seeds[f"test_accuracy_{what}"] for what in ("mean", "low", "high"))
         facts += [f"mean of {seeds['n']} seeds {mean:.4f} (95 % interval over seeds {low:.4f} to {high:.4f})"]
@@ -66,42 +58,40 @@ def run(config: Params, name: str) -> list[str]:
 
 
 def evaluate(
-    name: str, network: nn.Module, card: ModelCard, trainings: pd.DataFrame | None, others: dict[int, Path],
-    variants: dict[str, Path], dataset: Dataset, config: Evaluate, device: torch.device,
+    name: str, network: nn.Module, card: ModelCard, trainings: pd.DataFrame | None, variants: dict[str, Path],
+    dataset: Dataset, config: Evaluate, device: torch.device,
 ) -> Evaluation:  # fmt: skip
     """`network` is compared with the labels, and with its `variants`, ONNX files by variant name.
 
-    `trainings` is seeds.csv, and `others` are the checkpoints of the seeds that are not shipped; None and {} for an
-    ensemble, which no training of its own made.
+    `trainings` is seeds.csv, whose other seeds are tested too; None for an ensemble, which no training of its own made.
     """
     images, labels = dataset.of("test")
     scores = probabilities(network, card, images, device)
     names, predicted = np.array(card.class_names), scores.argmax(axis=1)
     table = dataset.splits.loc[dataset.rows("test"), ["path", "sha256", "group", "class"]].reset_index(drop=True)
     table = table.rename(columns={"class": "label"}).assign(predicted=names[predicted])
-    compared = {}
+    numbers: dict[str, Any] = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
+    numbers |= {"variants": {}, "seeds": {"n": 1}}
     for variant, path in variants.items():
         by_variant = Predictor(path).probabilities(images)
-        classes = by_variant.argmax(axis=1)
-        table[variant] = names[classes]
-        agreement = float((classes == predicted).mean())
-        compared[variant] = {"accuracy": metrics.accuracy(by_variant, labels), "agreement": agreement}
+        table[variant] = names[by_variant.argmax(axis=1)]
+        agreement = float((table[variant] == table["predicted"]).mean())
+        numbers["variants"][variant] = {"accuracy": metrics.accuracy(by_variant, labels), "agreement": agreement}
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in names])], axis=1)
-    numbers: dict[str, Any] = metrics.summary(scores, labels, table["group"].to_numpy(), config.calibration_bins)
     seeds = None
     if trainings is not None:
         columns = ["seed", "best_epoch", "val_accuracy", "shipped"]
         seeds = trainings[columns].assign(test_accuracy=numbers["accuracy"])
-        for seed, path in others.items():
-            by_seed = probabilities(*weights.load(path), images, device)
+        for seed in seeds["seed"][~seeds["shipped"]]:
+            by_seed = probabilities(*weights.load(layout.seed_checkpoint(name, seed)), images, device)
             seeds.loc[seeds["seed"] == seed, "test_accuracy"] = metrics.accuracy(by_seed, labels)
+        numbers["seeds"] = over_seeds(seeds)
     title = f"{name}: test accuracy {numbers['accuracy']:.2%}"
     pictures = {
         "confusion": plots.confusion(labels, predicted, card.class_names, title),
         "reliability": plots.reliability(metrics.calibration(scores, labels, config.calibration_bins), title),
         "mistakes": _mistakes(name, dataset, scores, config.mistakes),
     }
-    numbers |= {"variants": compared, "seeds": {"n": 1} if seeds is None else over_seeds(seeds)}
     return Evaluation(numbers, table, metrics.per_class(scores, labels, card.class_names), seeds, pictures)
 
 

@@ -1,9 +1,6 @@
 """`export@MODEL`: torch to ONNX, preprocessing inside the graph, agreement with torch proved on validation images."""
 
-from __future__ import annotations
-
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +41,7 @@ def export(
     Input `image` uint8 [batch, size, size, 3]; outputs `logits` and `probabilities` float32 [batch, classes].
     Raises UserError when ONNX Runtime and torch disagree on the given (validation) images.
     """
+    by_torch = probabilities(network, card, images_NHWC, torch.device("cpu"))
     side = card.preprocessing.size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of batch 2: the exporter bakes in a 1
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision's operators are not needed
@@ -58,41 +56,25 @@ def export(
         verbose=False,
     )
     assert program is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(_described(_anonymous(program.model_proto), card), path)
-    return {**_prove(path, network, card, images_NHWC, labels, config.tolerance), "size_bytes": path.stat().st_size}
-
-
-def _prove(
-    path: Path, network: nn.Module, card: ModelCard, images_NHWC: Images, labels: np.ndarray, tolerance: float
-) -> dict[str, float]:
-    by_torch = probabilities(network, card, images_NHWC, torch.device("cpu"))
-    by_onnx = Predictor(path).probabilities(images_NHWC)
-    difference = float(np.abs(by_torch - by_onnx).max())
-    agreement = float((by_torch.argmax(axis=1) == by_onnx.argmax(axis=1)).mean())
-    if math.isnan(difference) or difference > tolerance:
-        raise UserError(
-            f"{path} differs from torch by {difference:.2g} in a probability, more than export.tolerance {tolerance:g}"
-        )
-    return {
-        "val_accuracy": accuracy(by_onnx, labels),
-        "agreement": agreement,
-        "largest_difference": difference,
-        "compared_images": len(labels),
-    }
-
-
-def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The exporter writes source paths and stack traces of this machine into the file: take them out."""
+    model = program.model_proto  # made anew each time that it is asked for
     graph = model.graph
+    # The exporter writes source paths and stack traces of this machine into the file: take them out
     for part in [model, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]:
         del part.metadata_props[:]
         part.doc_string = ""
-    return model
-
-
-def _described(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """The file says by itself what its classes are and how to prepare an image."""
-    onnx.helper.set_model_props(model, {"card": card.to_json()})
+    onnx.helper.set_model_props(model, {"card": card.to_json()})  # its classes, and how to prepare an image
     onnx.checker.check_model(model, full_check=True)
-    return model
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    by_onnx = Predictor(path).probabilities(images_NHWC)
+    difference = float(np.abs(by_torch - by_onnx).max())
+    if not difference <= config.tolerance:  # NaN is not either
+        sentence = f"{path} differs from torch by {difference:.2g} in a probability"
+        raise UserError(f"{sentence}, more than export.tolerance {config.tolerance:g}")
+    return {
+        "val_accuracy": accuracy(by_onnx, labels),
+        "agreement": float((by_torch.argmax(axis=1) == by_onnx.argmax(axis=1)).mean()),
+        "largest_difference": difference,
+        "compared_images": len(labels),
+        "size_bytes": path.stat().st_size,
+    }

@@ -4,11 +4,8 @@ The recipe was measured (FACTS): per-channel weights, uint8 activations; preproc
 which costs no time and keeps the classes. A network that is nothing but these is copied.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pipeline import layout
-from pipeline.artifacts import Dataset, ModelCard, read_dataset, write_metrics
+from pipeline.artifacts import Dataset, read_dataset, write_metrics
 from pipeline.config import Params, Quantize
 from pipeline.evaluation.metrics import accuracy
 from pipeline.inference.predictor import Predictor
@@ -42,28 +39,24 @@ def run(config: Params, name: str) -> list[str]:
     return facts
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    def __init__(self, images_NHWC: np.ndarray) -> None:
-        self.batches: Iterator[np.ndarray] = (images_NHWC[i : i + BATCH] for i in range(0, len(images_NHWC), BATCH))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {"image": batch}
-
-
 def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> dict[str, Any]:
     """Write the int8 version of `source` to `path`; metrics on the validation images, agreement with `source`."""
-    val_NHWC, val_labels = dataset.of("val")
+    model = onnx.load(source)
+    layers = [node for node in inner_nodes(model) if node.op_type in WEIGHTED.intersection(OPERATORS)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    layers = [node for node in inner_nodes(onnx.load(source)) if node.op_type in WEIGHTED.intersection(OPERATORS)]
     if layers:
-        _write_int8(source, path, dataset, config)
+        rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.calibration_images]
+        _write_int8(source, path, dataset.images_NHWC[rows])
+        quantized = onnx.load(path)
+        # Quantization drops the card
+        onnx.helper.set_model_props(quantized, {prop.key: prop.value for prop in model.metadata_props})
+        onnx.save(quantized, path)
     else:
         shutil.copyfile(source, path)
-    before, after = Predictor(source), Predictor(path)
-    by_source, by_int8 = before.probabilities(val_NHWC), after.probabilities(val_NHWC)
+    images, labels = dataset.of("val")
+    by_source, by_int8 = (Predictor(file).probabilities(images) for file in (source, path))
     return {
-        "val_accuracy": accuracy(by_int8, val_labels),
+        "val_accuracy": accuracy(by_int8, labels),
         "agreement": float((by_source.argmax(axis=1) == by_int8.argmax(axis=1)).mean()),
         "quantized_layers": len(layers),
         "size_bytes": path.stat().st_size,
@@ -86,17 +79,24 @@ def inner_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if behind.intersection(node.output) & ahead]
 
 
-def _write_int8(source: Path, path: Path, dataset: Dataset, config: Quantize) -> None:
-    rows = np.random.default_rng(0).permutation(dataset.rows("train"))[: config.calibration_images]
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    def __init__(self, images_NHWC: np.ndarray) -> None:
+        self.batches = ({"image": images_NHWC[i : i + BATCH]} for i in range(0, len(images_NHWC), BATCH))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def _write_int8(source: Path, path: Path, images_NHWC: np.ndarray) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared))
+        prepared = str(Path(folder) / "prepared.onnx")
+        quant_pre_process(str(source), prepared)
         model = onnx.load(prepared)
         inner = {node.name for node in inner_nodes(model)}
         quantize_static(
-            str(prepared),
+            prepared,
             str(path),
-            _Calibration(dataset.images_NHWC[rows]),
+            _Calibration(images_NHWC),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,  # signed ones lose the fusions of residual networks: 3 x slower
@@ -104,12 +104,3 @@ def _write_int8(source: Path, path: Path, dataset: Dataset, config: Quantize) ->
             op_types_to_quantize=OPERATORS,
             nodes_to_exclude=[node.name for node in model.graph.node if node.name not in inner],
         )
-    _keep_card(source, path)
-
-
-def _keep_card(source: Path, path: Path) -> None:
-    """Quantization drops the metadata."""
-    card = ModelCard.from_json({p.key: p.value for p in onnx.load(source).metadata_props}["card"])
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"card": card.to_json()})
-    onnx.save(model, path)

@@ -1,7 +1,5 @@
 """`report`: one self-contained HTML page: every number and picture of this run, readable without a network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from pipeline.evaluation import plots
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import holm, paired_test
 
-SHOWN_CLASSES, SAMPLES, SUSPECTS = 10, 12, 100
+SHOWN_CLASSES, SAMPLES = 10, 12
 LEVEL = 0.05  # of the chance of any false alarm among the comparisons
 
 
@@ -25,7 +23,6 @@ def run(config: Params) -> list[str]:
     """Only the models of params.yaml are read."""
     dataset = read_dataset()
     counts = pd.crosstab(dataset.splits["class"], dataset.splits["split"]).reindex(columns=list(SPLITS), fill_value=0)
-    quarantine, suspects = unreadable(read_table(layout.QUARANTINE)), read_table(layout.SUSPECTS)
     models = [_model(config, name) for name in config.everything]
     accuracies = {model["name"]: model["train"]["best_val_accuracy"] for model in models}
     best = best_by_validation(accuracies)
@@ -38,11 +35,9 @@ def run(config: Params) -> list[str]:
         classes=dataset.class_names,
         counts_picture=plots.png(plots.class_counts(counts, "Images per class and split"), dpi=100),
         samples_picture=plots.png(_samples(dataset), dpi=100),
-        quarantine=quarantine.head(20).to_dict("records"),
-        quarantined=len(quarantine),
+        quarantine=unreadable(read_table(layout.QUARANTINE)).to_dict("records"),
         validation=read_json(layout.VALIDATION),
-        suspects=suspects.head(SUSPECTS).to_dict("records"),
-        suspected=len(suspects),
+        suspects=read_table(layout.SUSPECTS).to_dict("records"),
         stats=read_json(layout.NORM_STATS),
         models=models,
         audited_accuracy=max(accuracies[name] for name in config.models),
@@ -91,11 +86,11 @@ def differences(reference: str, tested: dict[str, pd.DataFrame]) -> dict[str, tu
             raise UserError(f"{name} and {reference} were tested on other images: run `dvc repro` first")
     others = [name for name in tested if name != reference]
     p_values = [paired_test(right[name], right[reference], tested[name]["group"].to_numpy()) for name in others]
-    proven = {name: "better" if right[name].sum() > right[reference].sum() else "worse" for name in others}
-    return {
-        name: (proven[name] if p_value < LEVEL else "no proven difference", p_value)
-        for name, p_value in zip(others, holm(p_values), strict=True)
-    }
+    verdicts = {}
+    for name, p_value in zip(others, holm(p_values), strict=True):
+        proven = "better" if right[name].sum() > right[reference].sum() else "worse"
+        verdicts[name] = (proven if p_value < LEVEL else "no proven difference", p_value)
+    return verdicts
 
 
 def _samples(dataset: Dataset) -> Figure:

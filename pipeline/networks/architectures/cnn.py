@@ -1,8 +1,4 @@
-"""`cnn`: three convolutions with batch norm, and global average pooling in place of a large dense layer.
-
-3 x (conv3x3 same, batch norm, ReLU, maxpool2) with 32, 64, 128 filters; global average pooling, linear 128, ReLU,
-dropout 0.5, linear.
-"""
+"""`cnn`: three convolutions with batch norm, and global average pooling in place of a large dense layer."""
 
 from torch import nn
 

@@ -3,17 +3,15 @@
 For example options: {convolutions: [{filters: 32, kernel_size: 5, stride: 2}, {filters: 64, pool: max}], dropout: 0.3}
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
 
 from pipeline.config import Section
+from pipeline.config.section import Positive
 from pipeline.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "tanh", "sigmoid", "none"
 ]
@@ -26,9 +24,9 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 class Convolution(Section):
     """In this order: convolution, batch norm, activation, pooling."""
 
-    filters: Count
-    kernel_size: Count = 3
-    stride: Count = 1
+    filters: Positive
+    kernel_size: Positive = 3
+    stride: Positive = 1
     padding: Literal["same", "valid"] = "same"
     """same: as many pixels as before, divided by the stride and rounded up. valid: no padding."""
     batch_norm: bool = True
@@ -40,7 +38,7 @@ class Convolution(Section):
 
 
 class Dense(Section):
-    units: Count
+    units: Positive
     activation: Activation = "relu"
 
 
@@ -61,10 +59,10 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
     for place, layer in enumerate(options.convolutions):
         before, side = side, _side_after(layer, side)
         if side < 1:
-            raise UserError(
-                f"options.convolutions[{place}]: the image is {before} x {before} there, too small for this layer: use "
-                f"padding same or pool none, or remove a pooling or a stride before it"
+            sentence = (
+                f"options.convolutions[{place}]: the image is {before} x {before} there, too small for this layer"
             )
+            raise UserError(f"{sentence}: use padding same or pool none, or remove a pooling or a stride before it")
         layers += _convolution(layer, channels)
         channels = layer.filters
     if options.head == "global_average":

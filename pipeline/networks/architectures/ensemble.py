@@ -4,11 +4,13 @@ B. Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimatio
 (https://arxiv.org/abs/1612.01474). It is made by an entry of `ensembles`, never trained by one of `models`.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
+from torchvision.transforms.v2 import Normalize
 
 from pipeline.config import Section
 from pipeline.networks.architectures import build as build_member
@@ -20,38 +22,22 @@ class Member(Section):
     """A network, as its own model card has it."""
 
     architecture: str
-    options: dict[str, Any]
-    mean: list[float]
-    std: list[float]
+    options: dict[str, Any] = {}
+    mean: list[float] = [0.0, 0.0, 0.0]
+    std: list[float] = [1.0, 1.0, 1.0]
 
 
 class Options(Section):
     members: Annotated[list[Member], Field(min_length=2)]
 
 
-class Normalized(nn.Module):
-    """A network that takes images on the 0-1 scale."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network((images_NCHW - self.mean) / self.std)
-        return logits
-
-
 class Ensemble(nn.Module):
-    """Logits whose softmax is the mean of the members' probabilities."""
+    """Logits whose softmax is the mean of the probabilities of `networks`; images come on the 0-1 scale."""
 
-    def __init__(self, members: list[Normalized]) -> None:
+    def __init__(self, networks: Iterable[nn.Module], members: list[Member]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        pairs = zip(networks, members, strict=True)
+        self.members = nn.ModuleList([nn.Sequential(Normalize(of.mean, of.std), network) for network, of in pairs])
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         probabilities_MNC = torch.stack([member(images_NCHW).softmax(dim=1) for member in self.members])
@@ -61,6 +47,5 @@ class Ensemble(nn.Module):
 
 def build(*, options: Options, **sizes: int) -> nn.Module:
     """Freshly initialized members: their weights come from a file."""
-    members = options.members
-    networks = [build_member(member.architecture, options=member.options, **sizes) for member in members]
-    return Ensemble([Normalized(net, of.mean, of.std) for net, of in zip(networks, members, strict=True)])
+    networks = [build_member(member.architecture, options=member.options, **sizes) for member in options.members]
+    return Ensemble(networks, options.members)

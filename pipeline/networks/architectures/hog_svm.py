@@ -53,7 +53,10 @@ class HOG(nn.Module):
         strongest = squares.argmax(dim=1, keepdim=True)
         down, right, squares = (values.gather(1, strongest) for values in (down, right, squares))
         cells = avg_pool2d(squares.sqrt() * self._bins(down, right), self.cell)
-        return self._blocks(cells).permute(0, 2, 3, 1).flatten(1)
+        rows, columns = cells.shape[2] - 1, cells.shape[3] - 1
+        corners = [cells[:, :, r : r + rows, c : c + columns] for r in range(2) for c in range(2)]
+        blocks = _unit(_unit(torch.cat(corners, dim=1)).clamp(max=CLIP))
+        return blocks.permute(0, 2, 3, 1).flatten(1)
 
     def _bins(self, down: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """[N, 1, H, W] each -> [N, orientations, H, W], 1 in the bin of the orientation and 0 in the others.
@@ -66,12 +69,6 @@ class HOG(nn.Module):
         # All are past 0 degrees, and none is past 180
         past = pad(pad(past, (0, 0, 0, 0, 1, 0), value=1.0), (0, 0, 0, 0, 0, 1))
         return past[:, :-1] - past[:, 1:]
-
-    def _blocks(self, cells: torch.Tensor) -> torch.Tensor:
-        """[N, orientations, rows, columns] -> [N, 4 * orientations, rows - 1, columns - 1], normalized."""
-        rows, columns = cells.shape[2] - 1, cells.shape[3] - 1
-        corners = [cells[:, :, r : r + rows, c : c + columns] for r in range(2) for c in range(2)]
-        return _unit(_unit(torch.cat(corners, dim=1)).clamp(max=CLIP))
 
 
 def _unit(blocks: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """`lenet5`: LeCun et al. 1998, Gradient-based learning applied to document recognition, section II.B
 (https://doi.org/10.1109/5.726791).
 
-conv5x5 6, tanh, average pooling 2, conv5x5 16, tanh, average pooling 2, linear 120, tanh, linear 84, tanh, linear.
 As in the paper, smaller images are put in the middle of a field of 32 x 32 pixels; larger ones make the first dense
 layer larger. Different from it, as today's implementations are: pooling has no weights, the second convolution sees
 all 6 channels, tanh is not scaled, and a linear layer replaces the radial basis functions at the end.

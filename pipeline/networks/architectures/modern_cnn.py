@@ -1,8 +1,4 @@
-"""`modern_cnn`: a VGG-like network with batch norm and global average pooling.
-
-3 blocks of 2 x (conv3x3 same, batch norm, ReLU) + maxpool2 with 64, 128, 256 filters; global average pooling,
-linear 512, ReLU, dropout 0.5, linear.
-"""
+"""`modern_cnn`: a VGG-like network with batch norm and global average pooling."""
 
 from torch import nn
 

@@ -1,7 +1,4 @@
-"""`simple_cnn`: three convolutions and two dense layers, the network that tutorials start from.
-
-3 x (conv3x3 same, ReLU, maxpool2) with 32, 64, 128 filters; dropout 0.5, linear 256, ReLU, dropout 0.5, linear.
-"""
+"""`simple_cnn`: three convolutions and two dense layers, the network that tutorials start from."""
 
 from torch import nn
 

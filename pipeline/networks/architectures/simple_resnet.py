@@ -1,8 +1,4 @@
-"""`simple_resnet`: a small residual network (He et al. 2015, https://arxiv.org/abs/1512.03385).
-
-conv3x3 64 + batch norm + ReLU, then 3 stages of 2 basic residual blocks with 64, 128, 256 filters (strides 1, 2, 2;
-1x1 projection shortcuts), global average pooling, linear.
-"""
+"""`simple_resnet`: a small residual network, 3 stages of 2 blocks (He et al. 2015, https://arxiv.org/abs/1512.03385)."""
 
 import torch
 from torch import nn

@@ -1,14 +1,11 @@
 """`speed_resnet`: the least time to a good accuracy on images like CIFAR's.
 
 After K. Jordan, 94% on CIFAR-10 in 3.29 seconds on a single GPU, 2024 (https://arxiv.org/abs/2404.00498), who trains by
-SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 1024: conv2x2, no padding, whose fixed
-filters whiten the patches of the training images (`prepare`), GELU; 3 blocks of (conv3x3, maxpool2, batch norm, GELU,
-conv3x3, batch norm, GELU); global max pooling; a linear layer whose logits are divided by 9. Batch norms have a bias
-but no scale; convolutions start as the identity where they can (dirac). GELU stays float32 in int8 networks.
+SGD with Nesterov momentum 0.85 and a learning rate of about 1.5 for batches of 1024. Fixed filters whiten the patches
+of the training images (`prepare`); batch norms have a bias but no scale. GELU stays float32 in int8 networks.
 """
 
-from __future__ import annotations
-
+from collections import OrderedDict
 from typing import Annotated
 
 import torch
@@ -17,6 +14,7 @@ from torch import nn
 from torch.nn.functional import unfold
 
 from pipeline.config import Section
+from pipeline.config.section import Above0
 
 KERNEL = 2  # of the whitening convolution
 LEAST_VARIANCE = 5e-4  # added to that of every direction: those that hold next to nothing would become noise
@@ -26,21 +24,8 @@ MOMENTUM = 0.4  # of the newest batch in the running statistics: trainings are s
 class Options(Section):
     widths: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=3, max_length=3)] = [64, 256, 256]
     """Filters of the three blocks."""
-    bias_rate: Annotated[float, Field(gt=0)] = 64.0
+    bias_rate: Above0 = 64.0
     """Factor on the learning rate of batch norm's biases: 64 in the paper."""
-
-
-class Block(nn.Module):
-    def __init__(self, channels: int, filters: int, pool: bool) -> None:
-        super().__init__()
-        pooling = nn.MaxPool2d(2) if pool else nn.Identity()
-        self.first = nn.Sequential(_convolution(channels, filters), pooling, _norm(filters), nn.GELU())
-        self.rest = nn.Sequential(_convolution(filters, filters), _norm(filters))
-        self.activation = nn.GELU()
-
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.activation(self.rest(self.first(images_NCHW)))
-        return out
 
 
 class Scaled(nn.Module):
@@ -55,7 +40,7 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
     layers: list[nn.Module] = [nn.Conv2d(channels, filters, KERNEL), nn.GELU()]
     side = size - KERNEL + 1
     for width in options.widths:
-        layers += [Block(filters, width, pool=side > 1)]
+        layers += [_block(filters, width, pool=side > 1)]
         filters, side = width, max(1, side // 2)
     return nn.Sequential(*layers, nn.MaxPool2d(side), nn.Flatten(), nn.Linear(filters, classes, bias=False), Scaled())
 
@@ -82,6 +67,13 @@ def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
         if isinstance(module, nn.BatchNorm2d):
             factors |= {f"{name}.weight": 0.0, f"{name}.bias": options.bias_rate}
     return factors
+
+
+def _block(channels: int, filters: int, pool: bool) -> nn.Module:
+    pooling = nn.MaxPool2d(2) if pool else nn.Identity()
+    first = nn.Sequential(_convolution(channels, filters), pooling, _norm(filters), nn.GELU())
+    rest = nn.Sequential(_convolution(filters, filters), _norm(filters), nn.GELU())
+    return nn.Sequential(OrderedDict(first=first, rest=rest))
 
 
 def _convolution(channels: int, filters: int) -> nn.Conv2d:

@@ -1,8 +1,4 @@
-"""`standard_cnn`: wider than `cnn`, and its last convolution keeps its resolution.
-
-2 x (conv3x3 same, batch norm, ReLU, maxpool2) with 64, 128 filters, conv3x3 same 256, batch norm, ReLU; global average
-pooling, linear 128, ReLU, dropout 0.5, linear.
-"""
+"""`standard_cnn`: wider than `cnn`, and its last convolution keeps its resolution."""
 
 from torch import nn
 

@@ -3,12 +3,10 @@
 For example options: {name: resnet18, weights: downloads/resnet18-f37072fd.pth, statistics: imagenet, upsample: 128}
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torchvision
@@ -48,7 +46,7 @@ class Options(Section):
         return torchvision.models.get_model_weights(self.name).__members__.get(self.weights)
 
     @model_validator(mode="after")
-    def _are_known(self) -> Options:
+    def _are_known(self) -> Self:
         names = torchvision.models.list_models(module=torchvision.models)
         if self.name not in names:
             raise UserError(f"name: torchvision has no classifier {self.name!r}; it has: {', '.join(names)}")
@@ -71,7 +69,7 @@ class Classifier(nn.Module):
         logits: torch.Tensor = self.network(images_NCHW)
         return logits
 
-    def train(self, mode: bool = True) -> Classifier:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
             if self.frozen and isinstance(module, nn.BatchNorm2d | StochasticDepth):
@@ -99,16 +97,15 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
         shapes = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}  # computes nothing
         torch.func.functional_call(network, shapes, torch.empty(2, channels, side, side, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:  # patches do not fit, or a kernel is larger
-        raise UserError(
-            f"torchvision_model: {name} cannot take images of {side} x {side} pixels: set options.upsample to 224, "
-            f"which all were made for, or ingest.image_size to a side that it can take"
-        ) from error
+        sentence = (
+            f"torchvision_model: {name} cannot take images of {side} x {side} pixels: set options.upsample to 224"
+        )
+        raise UserError(f"{sentence}, which all take, or ingest.image_size to a side that it can take") from error
     return Classifier(network, options.upsample, options.freeze)
 
 
 def pretrain(network: nn.Module, options: Options) -> None:
-    """Load `options.weights`, without a last layer for other classes. Raises UserError when they cannot be read, or are
-    not this network's."""
+    """Load `options.weights`, without a last layer for other classes. Raises UserError where they are of no use."""
     if not options.weights:
         return
     assert isinstance(network, Classifier)
@@ -121,12 +118,9 @@ def pretrain(network: nn.Module, options: Options) -> None:
         heads = (f"{last}.", "classifier.1.") if options.name.startswith("squeezenet") else f"{last}."
         state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
         state |= {name: tensor for name, tensor in own.items() if name.startswith(f"{last}.")}
-    wrong = sorted(name for name, _ in _shapes(own) ^ _shapes(state))
-    if wrong:
-        raise UserError(
-            f"options.weights: {options.weights} is not of {options.name} (see {wrong[0]}): give weights of this "
-            f"network, or name theirs in options.name"
-        )
+    if wrong := sorted(name for name, _ in _shapes(own) ^ _shapes(state)):
+        sentence = f"options.weights: {options.weights} is not of {options.name} (see {wrong[0]})"
+        raise UserError(f"{sentence}: give weights of this network, or name theirs in options.name")
     own.update(state)  # it holds the layers' versions, which a file may lack
     inner.load_state_dict(own, strict=False)
 
@@ -142,8 +136,7 @@ def statistics(options: Options) -> tuple[tuple[float, ...], tuple[float, ...]] 
 def learning_rates(network: nn.Module, options: Options) -> dict[str, float]:
     """One factor for all parameters but those of the last layer."""
     assert isinstance(network, Classifier)
-    factor = 0.0 if network.frozen else options.backbone_rate
-    last = _last(network)
+    factor, last = 0.0 if network.frozen else options.backbone_rate, _last(network)
     names = [name for name, _ in network.named_parameters() if not name.startswith(f"{last}.")]
     return dict.fromkeys(names, factor) if factor != 1 else {}
 
@@ -170,16 +163,13 @@ def _state_dict(options: Options) -> dict[str, torch.Tensor]:
             content = torch.load(options.weights, map_location="cpu", weights_only=True)
             content = content.get("state_dict", content.get("model", content))  # as training scripts store it
     except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:100]
+        sentence = f"options.weights: {options.weights} cannot be read ({str(error).splitlines()[0][:100]})"
         example = torchvision.models.get_model_weights(options.name)["DEFAULT"].url
-        raise UserError(
-            f"options.weights: {options.weights} cannot be read ({reason}): give a file with the state_dict of "
-            f"{options.name}, such as {example}"
-        ) from None
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in content.items():
-        if isinstance(tensor, torch.Tensor):
-            # Without what a wrapper put in front, such as Classifier; densenets had more dots in their names
-            plain = re.sub(r"^(module\.|network\.)+", "", name)
-            state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", plain)] = tensor
-    return state
+        raise UserError(f"{sentence}: give a file with {options.name}'s state_dict, such as {example}") from None
+    return {_today(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _today(name: str) -> str:
+    """Without what a wrapper put in front, such as Classifier; densenets had more dots in their names."""
+    plain = re.sub(r"^(module\.|network\.)+", "", name)
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", plain)
