@@ -217,7 +217,8 @@ def test_a_server_that_comes_late_gets_the_epochs_that_it_missed(
 ) -> None:
     """Away at the start and again in the middle: each time it is back, the run has all epochs, each once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.tracking.live.AWAY_SECONDS", 0.0)
+    for module in ("live", "server"):
+        monkeypatch.setattr(f"pipeline.tracking.{module}.AWAY_SECONDS", 0.0)
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
 

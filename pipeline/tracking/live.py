@@ -28,9 +28,8 @@ from pipeline.tracking.runs import (
     send_epochs,
     sent_epochs,
 )  # fmt: skip
-from pipeline.tracking.server import attempt, connect
+from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
-AWAY_SECONDS = 120.0  # between two tries to reach a server that is away
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
 
 

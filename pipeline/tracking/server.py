@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +20,12 @@ from requests.exceptions import RequestException, SSLError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline import layout
 from pipeline.errors import UserError, masked
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
+AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
+AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
 LOCAL = "127.0.0.1,localhost,::1"
 
 
@@ -41,7 +45,7 @@ def attempt(what: str, send: Callable[[], object]) -> bool:
     """Tracking never kills training: a failure to send is a warning, and `sync` sends it later. Whether it was sent."""
     try:
         with explained():
-            _expect_answer(_address())
+            _expect_server()
             send()
     except (ValueError, OSError) as error:
         print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
@@ -85,6 +89,21 @@ def _address() -> str:
         direct if direct == "*" or LOCAL in direct else f"{direct},{LOCAL}"
     )
     return uri
+
+
+def _expect_server() -> None:
+    """Raises OSError if the server gives no answer, or gave none a short while ago: each stage is a process of its own,
+    and only the first one should wait."""
+    uri = _address()
+    was_away = AWAY.exists() and AWAY.read_text(encoding="utf-8") == masked(uri)
+    if was_away and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
+        raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
+    try:
+        _expect_answer(uri)
+    except OSError:
+        AWAY.parent.mkdir(parents=True, exist_ok=True)
+        AWAY.write_text(masked(uri), encoding="utf-8")
+        raise
 
 
 def _expect_answer(uri: str) -> None:
