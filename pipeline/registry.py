@@ -31,7 +31,6 @@ from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, explained, 
 # What a client needs to load the model through MLflow; inferring it would take mlflow seconds
 SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-REGISTER_FIRST = "run `python -m pipeline register` first"
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,13 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
 
 
 def _broken(row: dict[str, Any], budgets: Registry) -> str:
-    """Which budgets a candidate breaks, in words."""
-    reasons = []
-    if row["val_accuracy"] < budgets.min_accuracy:
-        reasons.append(f"validation accuracy {row['val_accuracy']:.2%} is under {budgets.min_accuracy:.2%}")
-    if row["size_mb"] > budgets.max_size_mb:
-        reasons.append(f"{row['size_mb']:.1f} MB is over {budgets.max_size_mb:g}")
-    if row["latency_ms"] > budgets.max_latency_ms:
-        reasons.append(f"{row['latency_ms']:.2f} ms is over {budgets.max_latency_ms:g}")
-    return " and ".join(reasons)
+    accuracy, megabytes, milliseconds = row["val_accuracy"], row["size_mb"], row["latency_ms"]
+    reasons = {
+        f"validation accuracy {accuracy:.2%} is under {budgets.min_accuracy:.2%}": accuracy < budgets.min_accuracy,
+        f"{megabytes:.1f} MB is over {budgets.max_size_mb:g}": megabytes > budgets.max_size_mb,
+        f"{milliseconds:.2f} ms is over {budgets.max_latency_ms:g}": milliseconds > budgets.max_latency_ms,
+    }
+    return " and ".join(reason for reason, applies in reasons.items() if applies)
 
 
 @explained()
@@ -84,14 +81,14 @@ def register(params: Params) -> tuple[str, dict[str, Any]]:
     client = connect()
     runs = {model: sync(client, params, model) for model in dict.fromkeys(row["model"] for row in rows)}
     best = choose(rows, params.registry)
-    name, path = params.registry.name, layout.onnx(best["variant"], best["model"])
+    name, path, run_id = params.registry.name, layout.onnx(best["variant"], best["model"]), runs[best["model"]]
     same = client.search_model_versions(f"name = '{name}' and tags.`sha256` = '{sha256(path)}'")
-    version = str(max(int(v.version) for v in same)) if same else _log_version(client, name, path, best, runs)
+    version = str(max(int(v.version) for v in same)) if same else _log_version(client, name, path, best, run_id)
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version, best
 
 
-def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], runs: dict[str, str]) -> str:
+def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
     card = Predictor(path).card
     side, classes = card.preprocessing.size, len(card.class_names)
     scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
@@ -100,7 +97,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     # Not mlflow.onnx.log_model, which would open the run again and so move its end
     image = TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")
     info = Model.log(
-        None, mlflow.onnx, name="model", run_id=runs[row["model"]], registered_model_name=name,
+        None, mlflow.onnx, name="model", run_id=run_id, registered_model_name=name,
         metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
         onnx_model=onnx.load(path),
         signature=ModelSignature(Schema([image]), Schema([*scores])),
@@ -110,13 +107,8 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     )  # fmt: skip
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
-    tags |= {
-        "model": row["model"],
-        "variant": row["variant"],
-        "sha256": sha256(path),
-        CHECKPOINT_TAG: row["checkpoint"],
-    }
-    for key, value in (tags | lineage() | data_lineage()).items():
+    tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
+    for key, value in (tags | {"sha256": sha256(path)} | lineage() | data_lineage()).items():
         client.set_model_version_tag(name, version, key, value)
     return version
 
@@ -126,15 +118,11 @@ def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> D
     """Make the challenger champion if it beats the champion on the same test images; write why either way."""
     client = connect()
     name = params.registry.name
-    try:
-        aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"no model {name!r} is registered: {REGISTER_FIRST}") from None
+    registered = client.search_registered_models(f"name = '{name}'")
+    aliases = {alias: str(version) for model in registered for alias, version in model.aliases.items()}
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
     if challenger is None:
-        raise UserError(f"{name} has no challenger: {REGISTER_FIRST}")
+        raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
     if challenger == champion:
         return Decision(False, champion, f"version {champion} is challenger and champion already")
     if champion is None:

@@ -21,7 +21,7 @@ from pipeline.artifacts import read_table
 from pipeline.config import Params
 from pipeline.tracking import EPOCH_METRICS, live_run
 from pipeline.training.checkpointing import Checkpoints
-from tests.flows.test_deployment import free_port, wait_until
+from tests.flows.conftest import free_port, wait_until
 from tests.workspace import environment, workspace
 
 MODEL = "simple_cnn"

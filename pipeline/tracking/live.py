@@ -18,16 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking.runs import (
-    EPOCH_METRICS,
-    MEMO,
-    create_run,
-    log_params,
-    noted_run,
-    read_memo,
-    send_epochs,
-    sent_epochs,
-)  # fmt: skip
+from pipeline.tracking.runs import EPOCH_METRICS, MEMO, create_run, noted_run, read_memo, send_epochs, sent_epochs
 from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
@@ -63,7 +54,6 @@ class LiveRun:
                 write_json(self.memo, {"key": self.key, "run_id": run.info.run_id})
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
-            log_params(client, self.params, self.model, run.info.run_id)
             self.client, self.run_id = client, run.info.run_id
         for prefix, rows in self.unsent.items():
             if prefix not in self.sent:
@@ -83,10 +73,6 @@ class LiveRun:
             write_json(self.memo, noted | {"checkpoint": sha256(checkpoint)})
         if client := self.client:
             attempt("the end of the run", lambda: [client.set_tag(self.run_id, *tag) for tag in tags.items()])
-
-    def close(self, status: str) -> None:
-        if client := self.client:
-            attempt("the end of the run", lambda: client.set_terminated(self.run_id, status))
 
 
 @contextmanager
@@ -112,7 +98,8 @@ def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool =
         finally:
             if monitor and time.monotonic() >= live.again:  # else its thread may hang in a call to the server
                 monitor.finish()
-            live.close(status)
+            if client := live.client:
+                attempt("the end of the run", lambda: client.set_terminated(live.run_id, status))
 
 
 def _only_one(live: LiveRun, patient: bool) -> AbstractContextManager[object]:

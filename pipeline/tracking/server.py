@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import layout
+from pipeline.artifacts import write_whole
 from pipeline.errors import UserError, masked
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
@@ -84,10 +85,9 @@ def _address() -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # Calls to this machine never go to a proxy
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or LOCAL
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = (
-        direct if direct == "*" or LOCAL in direct else f"{direct},{LOCAL}"
-    )
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if direct != "*" and LOCAL not in direct:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},{LOCAL}".lstrip(",")
     return uri
 
 
@@ -101,8 +101,7 @@ def _expect_server() -> None:
     try:
         _expect_answer(uri)
     except OSError:
-        AWAY.parent.mkdir(parents=True, exist_ok=True)
-        AWAY.write_text(masked(uri), encoding="utf-8")
+        write_whole(AWAY, masked(uri).encode())
         raise
 
 
@@ -125,7 +124,6 @@ def _opened(path: Path, uri: str) -> MlflowClient:
     try:
         return MlflowClient(uri)
     except SQLAlchemyError as error:
-        raise UserError(
-            f"{path} cannot be opened ({' '.join(str(error).split())[:120]}): if MLflow was killed while it made or "
-            f"upgraded it, move it away, and `python -m pipeline track` writes the present results to a new one"
-        ) from error
+        reason = " ".join(str(error).split())[:120]
+        fix = "move it away, and `python -m pipeline track` writes the present results to a new one"
+        raise UserError(f"{path} cannot be opened ({reason}): {fix}") from error
