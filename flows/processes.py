@@ -44,10 +44,16 @@ class Finished:
     lines: tuple[str, ...]
 
 
-def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: its `python` is the one running here, and prints each line at once."""
+def child_environment(side_by_side: int) -> dict[str, str]:
+    """Of one of so many children: its `python` is the one running here, and prints each line at once. Each has its
+    share of the cores: together, more threads than cores make every stage slower."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    env = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    if side_by_side > 1:
+        # Linux may give a process, as in a container, fewer cores than there are; macOS cannot tell
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        env.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
+    return env
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:

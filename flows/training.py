@@ -52,10 +52,6 @@ PAUSE = 5.0  # seconds between two looks whether the other one is ready
 COMMAND_FAILED = re.compile(r"ERROR: .*exited with (-?\d+)$")
 
 
-class TrainingFailed(RuntimeError):
-    """The message says which stages failed, and why."""
-
-
 @flow(name="training")
 def training(parallel: Annotated[int, Field(ge=1)] = 2, promote: bool = True) -> None:
     """Bring all stages up to date, `parallel` at a time, then register the model and perhaps promote it."""
@@ -64,12 +60,15 @@ def training(parallel: Annotated[int, Field(ge=1)] = 2, promote: bool = True) ->
 
 
 def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
-    """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order."""
+    """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order.
+
+    Raises RuntimeError that says which of them failed, and why.
+    """
     release_dead(root)
     upstream = read_graph(root)
     # A stage always gets the same number of threads: the same floating-point sums, and outputs that DVC recognizes
     alone = find_alone(upstream) | set(verbs)
-    # Side by side in one workspace is safe only if each DVC waits for the lock of the others.
+    # Side by side in one workspace is safe only if each DVC waits for the lock of the others
     dvc = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
     commands = {stage: (*dvc, stage) for stage in upstream} | dict(verbs)
     for verb in verbs:
@@ -84,7 +83,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
         retry_condition_fn=lambda task, run, state: bool(state.name == "Transient"),
     )  # fmt: skip
     def stage(name: str) -> State[None]:
-        env = child_environment({} if name in alone else _thread_share(parallel))
+        env = child_environment(1 if name in alone else parallel)
         while True:
             with slots:
                 started = time.monotonic()
@@ -115,7 +114,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
     # What failed, not what therefore never became ready. Raised, because a process that only returns it exits with 0.
     failed = {name: state for name, state in states.items() if state.is_final() and not state.is_completed()}
     if failed:
-        raise TrainingFailed("; ".join(f"{name} failed: {state.message}" for name, state in failed.items()))
+        raise RuntimeError("; ".join(f"{name} failed: {state.message}" for name, state in failed.items()))
     show_results(root)
 
 
@@ -149,15 +148,6 @@ def last_error(finished: Finished) -> str:
     rest = [line for line in lines if not line.startswith(("ERROR: ", "> ", "Running stage "))]
     best = [f"exit code {finished.code}", *dvc[-1:], *rest[-1:], *reasons[-1:], *ours[-1:]][-1]
     return best.removeprefix("error: ").removeprefix("ERROR: ")
-
-
-def _thread_share(parallel: int) -> dict[str, str]:
-    # Together, more threads than cores make every stage slower.
-    if parallel == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    # Linux may give a process, as in a container, fewer cores than there are; macOS cannot tell.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
 
 
 def main(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -33,8 +32,7 @@ SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome of a promotion: the champion's version after it, and why."""
 
     promoted: bool
@@ -49,9 +47,7 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
     Raises UserError naming what each candidate breaks.
     """
     smallest_first = sorted(rows, key=lambda row: float(row["size_mb"]))
-    candidates = {
-        f"{row['model']} {row['variant']}": row for row in smallest_first if row["variant"] in budgets.variants
-    }
+    candidates = {f"{r['model']} {r['variant']}": r for r in smallest_first if r["variant"] in budgets.variants}
     broken = {name: reasons for name, row in candidates.items() if (reasons := _broken(row, budgets))}
     within = {name: row["val_accuracy"] for name, row in candidates.items() if name not in broken}
     if not within:
@@ -149,9 +145,8 @@ def _compare(
         card = predictor.card
         if card.class_names != dataset.class_names or not card.preprocessing.agrees(preprocessing):
             raise UserError(
-                f"{name} version {version} knows other classes than this dataset, or takes images prepared otherwise "
-                f"({card.preprocessing}, here {preprocessing}): keep ingest's size, resize and background and the "
-                f"images' bits, or give this dataset a `registry.name` of its own"
+                f"{name} version {version} knows other classes, or images prepared otherwise ({card.preprocessing}, "
+                f"here {preprocessing}): keep ingest's settings, or give this dataset a `registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = splits[splits["sha256"].isin(_taught(client, name, version))]
@@ -166,11 +161,9 @@ def _compare(
     new_right, old_right = (model.probabilities(images).argmax(axis=1) == labels for model in (new, old))
     p_value = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
     ours, theirs = float(new_right.mean()), float(old_right.mean())
-    scores = (
-        f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
-        f"images (McNemar p = {p_value:.2g})"
-    )
-    return Decision(ours > theirs, challenger if ours > theirs else champion, scores)
+    scores = f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%}"
+    reason = f"{scores} on {len(labels):,} test images (McNemar p = {p_value:.2g})"
+    return Decision(ours > theirs, challenger if ours > theirs else champion, reason)
 
 
 def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
@@ -188,10 +181,10 @@ def load(name: str, version_or_alias: str) -> Predictor:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
-        if error.error_code == "INTERNAL_ERROR":  # of the server, or none answers
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise UserError(
-            f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({' '.join(str(error).split())[:160]}): "
-            f"run `python -m pipeline register` and `python -m pipeline promote` first"
-        ) from None
+            f"{uri} is not in the registry at {mlflow.get_tracking_uri()}: run `python -m pipeline register` and "
+            f"`python -m pipeline promote` first"
+        ) from error
     return Predictor(next(folder.glob("*.onnx")))

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,11 +109,10 @@ def _only_one(live: LiveRun, patient: bool) -> AbstractContextManager[object]:
     """
     live.memo.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{live.memo}.lock")
-    try:
+    with suppress(Timeout):
         return lock.acquire(timeout=0)
-    except Timeout:
-        if not patient:
-            raise UserError(f"another training of {live.model} goes on: wait for its end, or stop it") from None
+    if not patient:
+        raise UserError(f"another training of {live.model} goes on: wait for its end, or stop it")
     print(f"another training of {live.model} goes on: waiting for it to end", file=sys.stderr, flush=True)
     return lock.acquire()
 

@@ -23,7 +23,7 @@ DEAF_FAMILY = f"trap '' INT TERM; {FAMILY}"
 
 
 def shell(script: str, on_line: Callable[[str], None] = print) -> Finished:
-    return Children().run(["sh", "-c", script], Path("/"), child_environment({}), on_line)
+    return Children().run(["sh", "-c", script], Path("/"), child_environment(1), on_line)
 
 
 def test_lines_come_while_the_child_runs_and_its_code_at_the_end() -> None:
