@@ -6,11 +6,11 @@ stage from its cache, the next call of `sync` sends.
 """
 
 from pipeline.tracking.live import LiveRun, live_run
-from pipeline.tracking.runs import CHECKPOINT_TAG, EPOCH_METRICS, data_lineage, find_run, lineage
+from pipeline.tracking.runs import CHECKPOINT_TAG, EPOCH_METRICS, data_lineage, lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync, sync_or_warn
 
 __all__ = [
-    "CHECKPOINT_TAG", "EPOCH_METRICS", "LiveRun", "connect", "data_lineage", "explained", "find_run", "lineage",
-    "live_run", "sync", "sync_or_warn",
+    "CHECKPOINT_TAG", "EPOCH_METRICS", "LiveRun", "connect", "data_lineage", "explained", "lineage", "live_run", "sync",
+    "sync_or_warn",
 ]  # fmt: skip
