@@ -1,8 +1,7 @@
 """The only package that speaks to MLflow's tracking server (registry.py: to its registry).
 
-One run per trained model, found by content: the run carries the SHA-256 of its checkpoint as a tag. Whatever is
-sent twice is there once, and what a stage could not send, because the server was down or because DVC restored the
-stage from its cache, the next call of `sync` sends.
+One run per trained model, found by a tag with the SHA-256 of its checkpoint. Whatever is sent twice is there once, and
+what a stage could not send, the next call of `sync` sends.
 """
 
 from pipeline.tracking.live import LiveRun, live_run

@@ -77,11 +77,8 @@ class LiveRun:
 
 @contextmanager
 def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool = True) -> Iterator[LiveRun]:
-    """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly.
-
-    Its id is noted in `folder`, and a training of the same `key` that goes on later goes on in the same run. Of a
-    distributed training only the main process tells MLflow.
-    """
+    """A run that is open while the block runs, and marked FAILED or KILLED if it ends badly. `folder` gets its id: a
+    training of the same `key` goes on in it. Of a distributed training only the main process tells MLflow."""
     live = LiveRun(params, model, folder / MEMO, key, again=0.0 if is_main else math.inf)
     if not is_main:
         yield live
@@ -103,10 +100,8 @@ def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool =
 
 
 def _only_one(live: LiveRun, patient: bool) -> AbstractContextManager[object]:
-    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run.
-
-    The main one of several processes is not `patient`, as the others would give up on it: it raises UserError.
-    """
+    """A DVC that is killed by itself leaves its training, which would share the next one's run. The main one of several
+    processes is not `patient`, as the others would give up on it: it raises UserError."""
     live.memo.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{live.memo}.lock")
     with suppress(Timeout):

@@ -24,7 +24,7 @@ EPOCH_METRICS = (
 
 
 def find_run(client: MlflowClient, params: Params, where: str) -> Run | None:
-    """The newest run of the experiment that is not deleted and fits MLflow's filter `where`."""
+    """The newest run that is not deleted and fits MLflow's filter `where`."""
     experiment = mlflow.set_experiment(params.experiment)
     runs = client.search_runs([experiment.experiment_id], where, max_results=1)
     return runs[0] if runs else None
@@ -78,8 +78,7 @@ def send_epochs(
 
 
 def lineage() -> dict[str, str]:
-    """Where a result comes from: code, environment and DVC's lock."""
-    # git looks in the folders above as well, where a repository is not the project's
+    """Code, environment and DVC's lock. A repository in a folder above, where git looks too, is not the project's."""
     ours = _git("rev-parse", "--show-toplevel") == str(Path.cwd())
     dirty = ours and bool(_git("status", "--porcelain"))
     tags = {"git.commit": (ours and _git("rev-parse", "HEAD")) or "none", "git.dirty": str(dirty).lower()}

@@ -56,10 +56,8 @@ def attempt(what: str, send: Callable[[], object]) -> bool:
 
 @explained()
 def connect() -> MlflowClient:
-    """A client of MLFLOW_TRACKING_URI, or of the embedded default: `mlflow.db` and `mlruns/` in the current folder.
-
-    Raises UserError if it is a server that does not answer within some seconds.
-    """
+    """A client of MLFLOW_TRACKING_URI, or of `mlflow.db` and `mlruns/` in the current folder. Raises UserError if a
+    server does not answer within some seconds."""
     uri = _address()
     _expect_answer(uri)
     mlflow.set_tracking_uri(uri)

@@ -30,10 +30,7 @@ def sync_or_warn(params: Params, model: str) -> None:
 
 @explained()
 def sync(client: MlflowClient, params: Params, model: str) -> str:
-    """Bring the run of the model's checkpoint up to date with the stages' outputs; the run's id.
-
-    Only outputs that were made from this very checkpoint are sent, each version of them once.
-    """
+    """Bring the run of the model's checkpoint up to date with the outputs that were made from it; the run's id."""
     maker = params.maker(model)
     checkpoint = sha256(layout.checkpoint(maker, model))
     run = _run_of(client, params, model, checkpoint)
