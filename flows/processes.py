@@ -44,18 +44,23 @@ class Finished:
     lines: tuple[str, ...]
 
 
-def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: its `python` is the one running here, and prints each line at once."""
+def child_environment(side_by_side: int) -> dict[str, str]:
+    """Of one of so many children: its `python` is the one running here, and prints each line at once. Each has its
+    share of the cores: together, more threads than cores make every stage slower."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    env = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    if side_by_side > 1:
+        # Linux may give a process, as in a container, fewer cores than there are; macOS cannot tell
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        env.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
+    return env
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:
     """The lines that say something, without passwords in URLs. Of a progress bar, which rewrites its line, only the
     last state."""
     for raw in stream:
-        line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
-        if line:
+        if line := raw.decode(errors="replace").rstrip().rpartition("\r")[2]:
             yield masked(line)
 
 
@@ -65,14 +70,14 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()
 
     def run(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str], on_line: Callable[[str], None]
     ) -> Finished:
         """Run one child in its own session until it ends, and give each line that it prints to `on_line`."""
         with self._lock:  # so that no child starts after `stop` has looked at what runs
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 raise Stopped("not started, because the flow stopped")
             child = subprocess.Popen(
                 command, cwd=cwd, env=env, start_new_session=True,
@@ -91,18 +96,14 @@ class Children:
         finally:
             with self._lock:
                 self._running.remove(child)
-        if self._stopping.is_set() and code != 0:
+        if self.stopping.is_set() and code != 0:
             raise Stopped("stopped with the flow")
         return Finished(code, tuple(lines))
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than until the flow stops."""
-        self._stopping.wait(seconds)
 
     def stop(self) -> None:
         """Start no more children, and end those that run."""
         with self._lock:
-            self._stopping.set()
+            self.stopping.set()
             running = list(self._running)
         _stop_groups(running)
 

@@ -2,9 +2,8 @@
 
     python -m flows.training [--parallel N] [--no-promote]
 
-Two runs in one workspace at the same time do no harm, since DVC serializes its bookkeeping and a stage that the
-other run is busy with is waited for, but they may do work twice. The deployment in `prefect.yaml` therefore runs
-one at a time.
+Two runs in one workspace at the same time do no harm, since each waits for the stages that the other is busy with, but
+they may do work twice. The deployment in `prefect.yaml` therefore runs one at a time.
 """
 
 import os
@@ -13,7 +12,7 @@ import warnings
 if __name__ == "__main__":  # Prefect looks at these as soon as it is imported
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # `check_home` says it better
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # `main` says it better
     # Prefect's server for this run is on this machine: no proxy can reach it
     if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},127.0.0.1,localhost,::1".lstrip(",")
@@ -27,15 +26,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
-from prefect import Task, flow, get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
@@ -50,12 +48,8 @@ from pipeline.layout import REPORT
 ROOT = Path(__file__).resolve().parents[1]
 # Another DVC works on the same files. `--wait-for-lock` waits for DVC's bookkeeping only.
 BUSY = re.compile(r"ERROR: .*(Unable to acquire lock|is busy, it is being blocked)")
-PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds between two looks; the last one again and again, as a training takes hours
+PAUSE = 5.0  # seconds between two looks whether the other one is ready
 COMMAND_FAILED = re.compile(r"ERROR: .*exited with (-?\d+)$")
-
-
-class TrainingFailed(RuntimeError):
-    """The message says which stages failed, and why."""
 
 
 @flow(name="training")
@@ -66,13 +60,15 @@ def training(parallel: Annotated[int, Field(ge=1)] = 2, promote: bool = True) ->
 
 
 def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) -> None:
-    """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order."""
+    """Inside a flow: run the stages of the DVC project in `root`, then the commands of `verbs`, in order.
+
+    Raises RuntimeError that says which of them failed, and why.
+    """
     release_dead(root)
     upstream = read_graph(root)
-    # A stage always gets the same number of threads, hence the same floating-point sums, hence outputs that DVC
-    # recognizes.
+    # A stage always gets the same number of threads: the same floating-point sums, and outputs that DVC recognizes
     alone = find_alone(upstream) | set(verbs)
-    # Side by side in one workspace is safe only if each DVC waits for the lock of the others.
+    # Side by side in one workspace is safe only if each DVC waits for the lock of the others
     dvc = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
     commands = {stage: (*dvc, stage) for stage in upstream} | dict(verbs)
     for verb in verbs:
@@ -81,14 +77,14 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
     slots = threading.Semaphore(parallel)
     seconds: dict[str, float] = defaultdict(float)
 
-    # The name is the only parameter, because Prefect takes the parameters apart and sends them to its server.
+    # The name is the only parameter, because Prefect sends all of them to its server
     @task(
-        task_run_name="{name}", retries=3, retry_delay_seconds=[2, 5, 10], retry_condition_fn=_is_transient,
-        cache_policy=NO_CACHE,
+        task_run_name="{name}", retries=3, retry_delay_seconds=[2, 5, 10], cache_policy=NO_CACHE,
+        retry_condition_fn=lambda task, run, state: bool(state.name == "Transient"),
     )  # fmt: skip
     def stage(name: str) -> State[None]:
-        env = child_environment({} if name in alone else _thread_share(parallel))
-        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        env = child_environment(1 if name in alone else parallel)
+        while True:
             with slots:
                 started = time.monotonic()
                 try:
@@ -98,10 +94,9 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
                 finally:
                     seconds[name] = time.monotonic() - started
             if not any(BUSY.match(line) for line in finished.lines):
-                break
+                return judge(name, finished)
             get_run_logger().warning("waiting for another process: %s", last_error(finished))
-            children.pause(pause)
-        return judge(name, finished)
+            children.stopping.wait(PAUSE)
 
     futures: dict[str, PrefectFuture[State[None]]] = {}
     try:
@@ -119,7 +114,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
     # What failed, not what therefore never became ready. Raised, because a process that only returns it exits with 0.
     failed = {name: state for name, state in states.items() if state.is_final() and not state.is_completed()}
     if failed:
-        raise TrainingFailed("; ".join(f"{name} failed: {state.message}" for name, state in failed.items()))
+        raise RuntimeError("; ".join(f"{name} failed: {state.message}" for name, state in failed.items()))
     show_results(root)
 
 
@@ -151,31 +146,8 @@ def last_error(finished: Finished) -> str:
     dvc = [line for line in lines if line.startswith("ERROR: ")]
     reasons = [line for line in dvc if not COMMAND_FAILED.match(line)]
     rest = [line for line in lines if not line.startswith(("ERROR: ", "> ", "Running stage "))]
-    best = next((found[-1] for found in (ours, reasons, rest, dvc) if found), f"exit code {finished.code}")
+    best = [f"exit code {finished.code}", *dvc[-1:], *rest[-1:], *reasons[-1:], *ours[-1:]][-1]
     return best.removeprefix("error: ").removeprefix("ERROR: ")
-
-
-def _is_transient(_: Task[..., object], __: TaskRun, state: State[object]) -> bool:
-    return state.name == "Transient"
-
-
-def _thread_share(parallel: int) -> dict[str, str]:
-    # Together, more threads than cores make every stage slower.
-    if parallel == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    # Linux may give a process, as in a container, fewer cores than there are; macOS cannot tell.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
-
-
-def check_home() -> None:
-    """Refuse a home of Prefect's that cannot be written: its server for this run would time out much later."""
-    home = PREFECT_HOME.value()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=home).close()
-    except OSError as error:
-        sys.exit(f"error: {home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder")
 
 
 def main(
@@ -185,8 +157,13 @@ def main(
     """Bring all stages up to date, then register the model; without `PREFECT_API_URL` on a server just for this run."""
     # Prefect raises the signal again when it has stopped the flow; dying of it would leave its server behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    if not PREFECT_API_URL.value():
-        check_home()
+    home = PREFECT_HOME.value()
+    try:  # else Prefect's server for this run would time out much later
+        if not PREFECT_API_URL.value():
+            home.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        sys.exit(f"error: {home} cannot be written ({error.strerror}): set PREFECT_HOME to another folder")
     try:
         training(parallel=parallel, promote=promote)
     except KeyboardInterrupt:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -31,11 +30,9 @@ from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, explained, 
 # What a client needs to load the model through MLflow; inferring it would take mlflow seconds
 SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-REGISTER_FIRST = "run `python -m pipeline register` first"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome of a promotion: the champion's version after it, and why."""
 
     promoted: bool
@@ -50,9 +47,7 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
     Raises UserError naming what each candidate breaks.
     """
     smallest_first = sorted(rows, key=lambda row: float(row["size_mb"]))
-    candidates = {
-        f"{row['model']} {row['variant']}": row for row in smallest_first if row["variant"] in budgets.variants
-    }
+    candidates = {f"{r['model']} {r['variant']}": r for r in smallest_first if r["variant"] in budgets.variants}
     broken = {name: reasons for name, row in candidates.items() if (reasons := _broken(row, budgets))}
     within = {name: row["val_accuracy"] for name, row in candidates.items() if name not in broken}
     if not within:
@@ -62,15 +57,13 @@ def choose(rows: list[dict[str, Any]], budgets: Registry) -> dict[str, Any]:
 
 
 def _broken(row: dict[str, Any], budgets: Registry) -> str:
-    """Which budgets a candidate breaks, in words."""
-    reasons = []
-    if row["val_accuracy"] < budgets.min_accuracy:
-        reasons.append(f"validation accuracy {row['val_accuracy']:.2%} is under {budgets.min_accuracy:.2%}")
-    if row["size_mb"] > budgets.max_size_mb:
-        reasons.append(f"{row['size_mb']:.1f} MB is over {budgets.max_size_mb:g}")
-    if row["latency_ms"] > budgets.max_latency_ms:
-        reasons.append(f"{row['latency_ms']:.2f} ms is over {budgets.max_latency_ms:g}")
-    return " and ".join(reasons)
+    accuracy, megabytes, milliseconds = row["val_accuracy"], row["size_mb"], row["latency_ms"]
+    reasons = {
+        f"validation accuracy {accuracy:.2%} is under {budgets.min_accuracy:.2%}": accuracy < budgets.min_accuracy,
+        f"{megabytes:.1f} MB is over {budgets.max_size_mb:g}": megabytes > budgets.max_size_mb,
+        f"{milliseconds:.2f} ms is over {budgets.max_latency_ms:g}": milliseconds > budgets.max_latency_ms,
+    }
+    return " and ".join(reason for reason, applies in reasons.items() if applies)
 
 
 @explained()
@@ -84,14 +77,14 @@ def register(params: Params) -> tuple[str, dict[str, Any]]:
     client = connect()
     runs = {model: sync(client, params, model) for model in dict.fromkeys(row["model"] for row in rows)}
     best = choose(rows, params.registry)
-    name, path = params.registry.name, layout.onnx(best["variant"], best["model"])
+    name, path, run_id = params.registry.name, layout.onnx(best["variant"], best["model"]), runs[best["model"]]
     same = client.search_model_versions(f"name = '{name}' and tags.`sha256` = '{sha256(path)}'")
-    version = str(max(int(v.version) for v in same)) if same else _log_version(client, name, path, best, runs)
+    version = str(max(int(v.version) for v in same)) if same else _log_version(client, name, path, best, run_id)
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version, best
 
 
-def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], runs: dict[str, str]) -> str:
+def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
     card = Predictor(path).card
     side, classes = card.preprocessing.size, len(card.class_names)
     scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
@@ -100,7 +93,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     # Not mlflow.onnx.log_model, which would open the run again and so move its end
     image = TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")
     info = Model.log(
-        None, mlflow.onnx, name="model", run_id=runs[row["model"]], registered_model_name=name,
+        None, mlflow.onnx, name="model", run_id=run_id, registered_model_name=name,
         metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
         onnx_model=onnx.load(path),
         signature=ModelSignature(Schema([image]), Schema([*scores])),
@@ -110,13 +103,8 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     )  # fmt: skip
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
-    tags |= {
-        "model": row["model"],
-        "variant": row["variant"],
-        "sha256": sha256(path),
-        CHECKPOINT_TAG: row["checkpoint"],
-    }
-    for key, value in (tags | lineage() | data_lineage()).items():
+    tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
+    for key, value in (tags | {"sha256": sha256(path)} | lineage() | data_lineage()).items():
         client.set_model_version_tag(name, version, key, value)
     return version
 
@@ -126,15 +114,11 @@ def promote(params: Params, dataset: Dataset, preprocessing: Preprocessing) -> D
     """Make the challenger champion if it beats the champion on the same test images; write why either way."""
     client = connect()
     name = params.registry.name
-    try:
-        aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"no model {name!r} is registered: {REGISTER_FIRST}") from None
+    registered = client.search_registered_models(f"name = '{name}'")
+    aliases = {alias: str(version) for model in registered for alias, version in model.aliases.items()}
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
     if challenger is None:
-        raise UserError(f"{name} has no challenger: {REGISTER_FIRST}")
+        raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
     if challenger == champion:
         return Decision(False, champion, f"version {champion} is challenger and champion already")
     if champion is None:
@@ -161,9 +145,8 @@ def _compare(
         card = predictor.card
         if card.class_names != dataset.class_names or not card.preprocessing.agrees(preprocessing):
             raise UserError(
-                f"{name} version {version} knows other classes than this dataset, or takes images prepared otherwise "
-                f"({card.preprocessing}, here {preprocessing}): keep ingest's size, resize and background and the "
-                f"images' bits, or give this dataset a `registry.name` of its own"
+                f"{name} version {version} knows other classes, or images prepared otherwise ({card.preprocessing}, "
+                f"here {preprocessing}): keep ingest's settings, or give this dataset a `registry.name` of its own"
             )
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = splits[splits["sha256"].isin(_taught(client, name, version))]
@@ -178,11 +161,9 @@ def _compare(
     new_right, old_right = (model.probabilities(images).argmax(axis=1) == labels for model in (new, old))
     p_value = paired_test(new_right, old_right, splits["group"].to_numpy()[rows])
     ours, theirs = float(new_right.mean()), float(old_right.mean())
-    scores = (
-        f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%} on {len(labels):,} test "
-        f"images (McNemar p = {p_value:.2g})"
-    )
-    return Decision(ours > theirs, challenger if ours > theirs else champion, scores)
+    scores = f"version {challenger} scores {ours:.2%} and champion version {champion} {theirs:.2%}"
+    reason = f"{scores} on {len(labels):,} test images (McNemar p = {p_value:.2g})"
+    return Decision(ours > theirs, challenger if ours > theirs else champion, reason)
 
 
 def _taught(client: MlflowClient, name: str, version: str) -> pd.Series:
@@ -200,10 +181,10 @@ def load(name: str, version_or_alias: str) -> Predictor:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
-        if error.error_code == "INTERNAL_ERROR":  # of the server, or none answers
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise UserError(
-            f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({' '.join(str(error).split())[:160]}): "
-            f"run `python -m pipeline register` and `python -m pipeline promote` first"
-        ) from None
+            f"{uri} is not in the registry at {mlflow.get_tracking_uri()}: run `python -m pipeline register` and "
+            f"`python -m pipeline promote` first"
+        ) from error
     return Predictor(next(folder.glob("*.onnx")))

@@ -29,9 +29,8 @@ def test_every_variable_is_documented_and_no_password_has_a_default() -> None:
 
 def test_services_listen_on_this_machine_only() -> None:
     """Docker's ports pass by most firewalls: each is bound to the loopback address, the database has none."""
-    ports = {name: service.get("ports", []) for name, service in SERVICES.items()}
-    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
-    assert not ports["postgres"]
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in published) and "ports" not in SERVICES["postgres"]
 
 
 def test_what_is_copied_and_mounted_is_there() -> None:
@@ -61,10 +60,8 @@ def run_script(name: str, folder: Path, body: str, **variables: str) -> tuple[in
 
 def test_each_server_gets_its_own_database(tmp_path: Path) -> None:
     """The init script makes a role and a database for either server, and shows no password to `ps`."""
-    passwords = {"MLFLOW_DB_PASSWORD": "secret-m", "PREFECT_DB_PASSWORD": "secret-p"}
-    code, told = run_script(
-        "postgres-init.sh", tmp_path, f'cat >>"{tmp_path}/sql"', POSTGRES_USER="postgres", **passwords
-    )
+    variables = {"MLFLOW_DB_PASSWORD": "secret-m", "PREFECT_DB_PASSWORD": "secret-p", "POSTGRES_USER": "postgres"}
+    code, told = run_script("postgres-init.sh", tmp_path, f'cat >>"{tmp_path}/sql"', **variables)
     assert code == 0
     for name in ("mlflow", "prefect"):
         assert f"name={name} --set variable={name.upper()}_DB_PASSWORD" in told
@@ -73,12 +70,11 @@ def test_each_server_gets_its_own_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "body", "calls"),
-    [("postgres-init.sh", "exit 3", 1), ("worker.sh", '[[ "$*" != *deploy* ]]', 3)],
+    ("script", "body", "calls"), [("postgres-init", "exit 3", 1), ("worker", "! [[ $* =~ deploy ]]", 3)]
 )
 def test_a_failure_stops_the_script(tmp_path: Path, script: str, body: str, calls: int) -> None:
     """PostgreSQL must not start as if all were well, nor the worker without its deployments."""
-    code, told = run_script(script, tmp_path, body, POSTGRES_USER="postgres")
+    code, told = run_script(f"{script}.sh", tmp_path, body, POSTGRES_USER="postgres")
     assert code != 0 and len(told.splitlines()) == calls
 
 
@@ -87,8 +83,8 @@ def test_worker_makes_a_missing_pool_only(tmp_path: Path, pool_exists: bool) -> 
     """A pool that is there keeps its settings; then the worker deploys, and takes work from the deployments' pool."""
     code, told = run_script("worker.sh", tmp_path, "" if pool_exists else '[[ "$2" != inspect ]]')
     assert code == 0
-    deployments = YAML(typ="safe").load(PROJECT / "prefect.yaml")["deployments"]
-    (pool,) = {deployment["work_pool"]["name"] for deployment in deployments}
+    (deployment,) = YAML(typ="safe").load(PROJECT / "prefect.yaml")["deployments"]
+    pool = deployment["work_pool"]["name"]
     create = [] if pool_exists else [f"work-pool create {pool} --type process"]
     assert told.splitlines() == [
         "config --local core.no_scm true",  # this folder has no git

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from ruamel.yaml import YAML
 
 from pipeline.__main__ import app
 from tests.conftest import PROJECT
 
+VERBS = vars(typer.main.get_command(app))["commands"]
 READ: Any = importlib.import_module("mlflow.projects._project_spec").load_project(str(PROJECT))
 
 
@@ -30,14 +32,10 @@ def test_entry_points_lead_somewhere(name: str, tmp_path: Path) -> None:
         case ["dvc", "repro", target]:
             assert (PROJECT / target).is_file()
         case ["python", "-m", "pipeline", verb, *images]:
-            assert verb in {
-                command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
-            }
+            assert verb in VERBS
             assert images in ([], [str(tmp_path / "a picture.png")])
-        case ["python", "-m", module]:
-            assert importlib.util.find_spec(module)
         case words:
-            pytest.fail(f"MLproject may only call dvc and this project: {shlex.join(words)}")
+            assert words[:-1] == ["python", "-m"] and importlib.util.find_spec(words[-1])
 
 
 @pytest.mark.parametrize("target", ["train@simple_cnn", "a; rm -rf b"])

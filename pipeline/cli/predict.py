@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli.table import table
 from pipeline.config import load
-
-if TYPE_CHECKING:
-    import numpy as np
-
-HEADER = ("image", "class", "confidence", "top 5")
 
 
 def predict(
@@ -30,7 +25,7 @@ def predict(
     from pipeline.errors import UserError
     from pipeline.image_files import load as load_image
 
-    predictor = registry.load(load(Path("params.yaml")).registry.name, model)
+    predictor = registry.load(load().registry.name, model)
     readable, pixels, refused = [], [], []
     for path in images:
         try:
@@ -39,19 +34,17 @@ def predict(
         except UserError as error:
             refused.append(str(error))
     if readable:
-        scores = predictor.probabilities(np.stack(pixels))
-        rows = [_ranked(path, row, predictor.card.class_names) for path, row in zip(readable, scores, strict=True)]
-        print(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table([HEADER, *map(_line, rows)]))
+        rows = []
+        for path, scores in zip(readable, predictor.probabilities(np.stack(pixels)), strict=True):
+            best = (-scores).argsort(kind="stable")[:5]
+            top = [{"class": predictor.card.class_names[i], "confidence": round(float(scores[i]), 6)} for i in best]
+            rows.append({"image": str(path), **top[0], "top5": top})
+        lines = [("image", "class", "confidence", "top 5"), *map(_line, rows)]
+        print(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table(lines))
     for said in refused:
         print(f"error: {said}", file=sys.stderr)
     if refused:
         raise typer.Exit(1)
-
-
-def _ranked(path: Path, scores: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    best = (-scores).argsort(kind="stable")[:5]
-    top = [{"class": names[i], "confidence": round(float(scores[i]), 6)} for i in best]
-    return {"image": str(path), **top[0], "top5": top}
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:

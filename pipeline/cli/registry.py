@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline import layout
 from pipeline.config import load
 from pipeline.errors import UserError
@@ -13,7 +11,7 @@ def register() -> None:
     """Register the best candidate that keeps its budgets, as `challenger`."""
     from pipeline import registry
 
-    config = load(Path("params.yaml"))
+    config = load()
     version, row = registry.register(config)
     print(
         f"registered {config.registry.name} version {version} as challenger: {row['model']} {row['variant']}, "
@@ -27,7 +25,7 @@ def promote() -> None:
     from pipeline.artifacts import read_dataset, read_json, read_table
     from pipeline.preprocessing import Preprocessing
 
-    config = load(Path("params.yaml"))
+    config = load()
     preprocessing = Preprocessing.from_record(read_json(layout.PREPROCESSING))
     dataset = read_dataset()
     if not dataset.splits["sha256"].equals(read_table(layout.MANIFEST)["sha256"]):
@@ -41,7 +39,7 @@ def track() -> None:
     """Send to MLflow whatever it has not got yet: after an outage, or when DVC restored stages from its cache."""
     from pipeline.tracking import connect, sync
 
-    config, client = load(Path("params.yaml")), connect()
+    config, client = load(), connect()
     for model in config.everything:
         if layout.checkpoint(config.maker(model), model).exists():
             print(f"{model}: run {sync(client, config, model)} is up to date")

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking.runs import (
-    EPOCH_METRICS,
-    MEMO,
-    create_run,
-    log_params,
-    noted_run,
-    read_memo,
-    send_epochs,
-    sent_epochs,
-)  # fmt: skip
-from pipeline.tracking.server import attempt, connect
+from pipeline.tracking.runs import EPOCH_METRICS, MEMO, create_run, noted_run, read_memo, send_epochs, sent_epochs
+from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
-AWAY_SECONDS = 120.0  # between two tries to reach a server that is away
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
 
 
@@ -64,7 +54,6 @@ class LiveRun:
                 write_json(self.memo, {"key": self.key, "run_id": run.info.run_id})
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
-            log_params(client, self.params, self.model, run.info.run_id)
             self.client, self.run_id = client, run.info.run_id
         for prefix, rows in self.unsent.items():
             if prefix not in self.sent:
@@ -85,18 +74,11 @@ class LiveRun:
         if client := self.client:
             attempt("the end of the run", lambda: [client.set_tag(self.run_id, *tag) for tag in tags.items()])
 
-    def close(self, status: str) -> None:
-        if client := self.client:
-            attempt("the end of the run", lambda: client.set_terminated(self.run_id, status))
-
 
 @contextmanager
 def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool = True) -> Iterator[LiveRun]:
-    """A run of `model` that is open while the block runs, and marked FAILED or KILLED if it ends badly.
-
-    Its id is noted in `folder`, and a training of the same `key` that goes on later goes on in the same run. Of a
-    distributed training only the main process tells MLflow.
-    """
+    """A run that is open while the block runs, and marked FAILED or KILLED if it ends badly. `folder` gets its id: a
+    training of the same `key` goes on in it. Of a distributed training only the main process tells MLflow."""
     live = LiveRun(params, model, folder / MEMO, key, again=0.0 if is_main else math.inf)
     if not is_main:
         yield live
@@ -113,21 +95,19 @@ def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool =
         finally:
             if monitor and time.monotonic() >= live.again:  # else its thread may hang in a call to the server
                 monitor.finish()
-            live.close(status)
+            if client := live.client:
+                attempt("the end of the run", lambda: client.set_terminated(live.run_id, status))
 
 
 def _only_one(live: LiveRun, patient: bool) -> AbstractContextManager[object]:
-    """A DVC that is killed by itself leaves its training, which ends some time, and would share the next one's run.
-
-    The main one of several processes is not `patient`, as the others would give up on it: it raises UserError.
-    """
+    """A DVC that is killed by itself leaves its training, which would share the next one's run. The main one of several
+    processes is not `patient`, as the others would give up on it: it raises UserError."""
     live.memo.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{live.memo}.lock")
-    try:
+    with suppress(Timeout):
         return lock.acquire(timeout=0)
-    except Timeout:
-        if not patient:
-            raise UserError(f"another training of {live.model} goes on: wait for its end, or stop it") from None
+    if not patient:
+        raise UserError(f"another training of {live.model} goes on: wait for its end, or stop it")
     print(f"another training of {live.model} goes on: waiting for it to end", file=sys.stderr, flush=True)
     return lock.acquire()
 

@@ -24,7 +24,7 @@ EPOCH_METRICS = (
 
 
 def find_run(client: MlflowClient, params: Params, where: str) -> Run | None:
-    """The newest run of the experiment that is not deleted and fits MLflow's filter `where`."""
+    """The newest run that is not deleted and fits MLflow's filter `where`."""
     experiment = mlflow.set_experiment(params.experiment)
     runs = client.search_runs([experiment.experiment_id], where, max_results=1)
     return runs[0] if runs else None
@@ -42,26 +42,19 @@ def noted_run(client: MlflowClient, params: Params, memo: Path, field: str, valu
 
 
 def create_run(client: MlflowClient, params: Params, model: str) -> Run:
-    architecture = _own_params(params, model)["architecture"]
-    tags = {"model": model, "architecture": architecture, "mlflow.source.name": "dvc repro", **lineage()}
-    return client.create_run(mlflow.set_experiment(params.experiment).experiment_id, run_name=model, tags=tags)
-
-
-def log_params(client: MlflowClient, params: Params, model: str, run_id: str) -> None:
-    """The recipe under its plain names, everything else under its section's; what is there already changes nothing."""
-    values = _own_params(params, model)
+    """With its params: those of the model under their plain names, everything else under its section's."""
+    if model in params.ensembles:
+        values: dict[str, Any] = {"architecture": "ensemble", "members": ", ".join(params.ensembles[model].members)}
+    else:
+        entry = params.models[model]
+        options = {f"options.{key}": value for key, value in entry.options.items()}
+        values = {"architecture": entry.architecture, **options, **params.recipe(model).model_dump()}
+    tags = {"model": model, "architecture": values["architecture"], "mlflow.source.name": "dvc repro", **lineage()}
     for section, content in params.model_dump(by_alias=True, exclude={"models", "ensembles", "train"}).items():
         values |= {f"{section}.{k}": v for k, v in content.items()} if isinstance(content, dict) else {section: content}
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in values.items()])
-
-
-def _own_params(params: Params, model: str) -> dict[str, Any]:
-    """What made a model: its architecture with its options and its recipe, or, of an ensemble, its members."""
-    if model in params.ensembles:
-        return {"architecture": "ensemble", "members": ", ".join(params.ensembles[model].members)}
-    entry = params.models[model]
-    options = {f"options.{key}": value for key, value in entry.options.items()}
-    return {"architecture": entry.architecture, **options, **params.recipe(model).model_dump()}
+    run = client.create_run(mlflow.set_experiment(params.experiment).experiment_id, run_name=model, tags=tags)
+    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
+    return run
 
 
 def sent_epochs(client: MlflowClient, run_id: str, prefix: str) -> set[int]:
@@ -69,7 +62,7 @@ def sent_epochs(client: MlflowClient, run_id: str, prefix: str) -> set[int]:
 
 
 def send_epochs(
-    client: MlflowClient, run_id: str, prefix: str, rows: Sequence[Mapping[str, float]], sent: Set[int]
+    client: MlflowClient, run_id: str, prefix: str, rows: Sequence[Mapping[Any, float]], sent: Set[int]
 ) -> None:
     """Those that are not `sent` yet: a killed training may do one again. `prefix`: of the metrics' names."""
     missing = [row for row in rows if row["epoch"] not in sent]
@@ -85,8 +78,7 @@ def send_epochs(
 
 
 def lineage() -> dict[str, str]:
-    """Where a result comes from: code, environment and DVC's lock."""
-    # git looks in the folders above as well, where a repository is not the project's
+    """Code, environment and DVC's lock. A repository in a folder above, where git looks too, is not the project's."""
     ours = _git("rev-parse", "--show-toplevel") == str(Path.cwd())
     dirty = ours and bool(_git("status", "--porcelain"))
     tags = {"git.commit": (ours and _git("rev-parse", "HEAD")) or "none", "git.dirty": str(dirty).lower()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +20,13 @@ from requests.exceptions import RequestException, SSLError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline import layout
+from pipeline.artifacts import write_whole
 from pipeline.errors import UserError, masked
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
+AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
+AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
 LOCAL = "127.0.0.1,localhost,::1"
 
 
@@ -41,7 +46,7 @@ def attempt(what: str, send: Callable[[], object]) -> bool:
     """Tracking never kills training: a failure to send is a warning, and `sync` sends it later. Whether it was sent."""
     try:
         with explained():
-            _expect_answer(_address())
+            _expect_server()
             send()
     except (ValueError, OSError) as error:
         print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
@@ -51,10 +56,8 @@ def attempt(what: str, send: Callable[[], object]) -> bool:
 
 @explained()
 def connect() -> MlflowClient:
-    """A client of MLFLOW_TRACKING_URI, or of the embedded default: `mlflow.db` and `mlruns/` in the current folder.
-
-    Raises UserError if it is a server that does not answer within some seconds.
-    """
+    """A client of MLFLOW_TRACKING_URI, or of `mlflow.db` and `mlruns/` in the current folder. Raises UserError if a
+    server does not answer within some seconds."""
     uri = _address()
     _expect_answer(uri)
     mlflow.set_tracking_uri(uri)
@@ -80,11 +83,24 @@ def _address() -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # Calls to this machine never go to a proxy
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or LOCAL
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = (
-        direct if direct == "*" or LOCAL in direct else f"{direct},{LOCAL}"
-    )
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if direct != "*" and LOCAL not in direct:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},{LOCAL}".lstrip(",")
     return uri
+
+
+def _expect_server() -> None:
+    """Raises OSError if the server gives no answer, or gave none a short while ago: each stage is a process of its own,
+    and only the first one should wait."""
+    uri = _address()
+    was_away = AWAY.exists() and AWAY.read_text(encoding="utf-8") == masked(uri)
+    if was_away and (seconds := time.time() - AWAY.stat().st_mtime) < AWAY_SECONDS:
+        raise ConnectionError(f"it gave no answer {seconds:.0f} s ago")
+    try:
+        _expect_answer(uri)
+    except OSError:
+        write_whole(AWAY, masked(uri).encode())
+        raise
 
 
 def _expect_answer(uri: str) -> None:
@@ -106,7 +122,6 @@ def _opened(path: Path, uri: str) -> MlflowClient:
     try:
         return MlflowClient(uri)
     except SQLAlchemyError as error:
-        raise UserError(
-            f"{path} cannot be opened ({' '.join(str(error).split())[:120]}): if MLflow was killed while it made or "
-            f"upgraded it, move it away, and `python -m pipeline track` writes the present results to a new one"
-        ) from error
+        reason = " ".join(str(error).split())[:120]
+        fix = "move it away, and `python -m pipeline track` writes the present results to a new one"
+        raise UserError(f"{path} cannot be opened ({reason}): {fix}") from error

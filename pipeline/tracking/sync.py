@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -29,10 +30,7 @@ def sync_or_warn(params: Params, model: str) -> None:
 
 @explained()
 def sync(client: MlflowClient, params: Params, model: str) -> str:
-    """Bring the run of the model's checkpoint up to date with the stages' outputs; the run's id.
-
-    Only outputs that were made from this very checkpoint are sent, each version of them once.
-    """
+    """Bring the run of the model's checkpoint up to date with the outputs that were made from it; the run's id."""
     maker = params.maker(model)
     checkpoint = sha256(layout.checkpoint(maker, model))
     run = _run_of(client, params, model, checkpoint)
@@ -41,22 +39,22 @@ def sync(client: MlflowClient, params: Params, model: str) -> str:
         _send_history(client, run_id, model)
     data = runs.data_lineage()
     digest = data.get("lineage.splits.sha256", "")
-    if digest == read_json(layout.lineage(maker, model))["splits"]:  # what it was trained on; they may be new since
-
-        def send() -> None:
-            client.log_artifact(run_id, str(layout.SPLITS), "data")
-            for key, value in data.items():
-                client.set_tag(run_id, key, value)
-
-        _send_once(client, run, "splits", digest, send)
+    trained_on = read_json(layout.lineage(maker, model))["splits"]  # the splits that are there may be new since
+    if digest == trained_on and run.data.tags.get("lineage.splits.sha256") != digest:
+        client.log_artifact(run_id, str(layout.SPLITS), "data")
+        for key, value in data.items():
+            client.set_tag(run_id, key, value)
     for stage in MODEL_STAGES:
-        _send_stage(client, run, stage, model, checkpoint)
+        lineage, folder = layout.lineage(stage, model), layout.folder(stage, model)
+        if lineage.exists() and read_json(lineage)["checkpoint"] == checkpoint:
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
+            values = _numbers(read_json(layout.metrics(stage, model)), PREFIX.get(stage, f"{stage}."))
+            _send_once(client, run, stage, digest, values, folder)
     if layout.BENCHMARK.exists():
         rows = read_json(layout.BENCHMARK)["variants"]
         timings = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
-        if timings:
-            _send_once(client, run, "benchmark", sha256(layout.BENCHMARK),
-                       lambda: _log_metrics(client, run_id, _numbers(timings, "benchmark.")))  # fmt: skip
+        _send_once(client, run, "benchmark", sha256(layout.BENCHMARK), _numbers(timings, "benchmark."))
     return run_id
 
 
@@ -68,7 +66,6 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -
     trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
     run = known or trained or runs.create_run(client, params, model)
     if known is None:
-        runs.log_params(client, params, model, run.info.run_id)
         client.set_tag(run.info.run_id, runs.CHECKPOINT_TAG, checkpoint)
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id)
@@ -84,38 +81,21 @@ def _send_history(client: MlflowClient, run_id: str, model: str) -> None:
     seeds = list(read_table(layout.history("train", model)).groupby("seed", sort=False))
     each = [(f"seed_{seed}.", rows) for seed, rows in seeds] if len(seeds) > 1 else []
     for prefix, rows in [("", seeds[0][1]), *each]:
-        records = rows[["epoch", *runs.EPOCH_METRICS]].to_dict("records")
-        epochs = [{str(key): value for key, value in row.items()} for row in records]
+        epochs = rows[["epoch", *runs.EPOCH_METRICS]].to_dict("records")
         runs.send_epochs(client, run_id, prefix, epochs, runs.sent_epochs(client, run_id, prefix))
 
 
-def _send_stage(client: MlflowClient, run: Run, stage: str, model: str, checkpoint: str) -> None:
-    """Metrics, pictures, tables and models of one stage's output folder."""
-    lineage, folder = layout.lineage(stage, model), layout.folder(stage, model)
-    if not lineage.exists() or read_json(lineage)["checkpoint"] != checkpoint:
-        return
-
-    def send() -> None:
-        metrics = _numbers(read_json(layout.metrics(stage, model)), PREFIX.get(stage, f"{stage}."))
-        _log_metrics(client, run.info.run_id, metrics)
-        client.log_artifacts(run.info.run_id, str(folder), stage)
-
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
-    _send_once(client, run, stage, digest, send)
-
-
-def _send_once(client: MlflowClient, run: Run, what: str, digest: str, send: Callable[[], None]) -> None:
-    """Send what has this digest, unless the run's tag says that it is there."""
+def _send_once(
+    client: MlflowClient, run: Run, what: str, digest: str, values: Mapping[str, float], folder: Path | None = None
+) -> None:
+    """Metrics, and the pictures, tables and models of a folder, unless the run's tag says that these are there."""
     tag = f"recorded.{what}"
     if run.data.tags.get(tag) != digest:
-        send()
+        now = int(time.time() * 1000)
+        client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+        if folder is not None:
+            client.log_artifacts(run.info.run_id, str(folder), what)
         client.set_tag(run.info.run_id, tag, digest)
-
-
-def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
-    now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
 
 
 def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """A small DVC project in a temporary folder, and a Prefect server for the flows that run on it."""
 
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +33,6 @@ models:
   a: {rate: 1}
   b: {rate: 2}
 """
-# What a training prints, and what it leaves: its output and its number of threads.
 TRAIN_SH = """
 echo "training $1"
 echo "${OMP_NUM_THREADS:-all}" > "threads_$1"
@@ -39,13 +40,35 @@ cat split.txt params.yaml > "model_$1.txt"
 """
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """For something that happens in another process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended (an orphan's remains may wait for init)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
+        return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with four stages, split -> train@a, train@b -> compare, over data that DVC tracks."""
     from dvc.repo import Repo
 
-    for name in ("OMP_NUM_THREADS", "PREFECT_API_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for variable in ("OMP_NUM_THREADS", "PREFECT_API_URL"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     root = tmp_path / "toy"
     root.mkdir()
@@ -71,7 +94,7 @@ def add_flows(toy: Path, verb: str) -> None:
 
 @pytest.fixture
 def edit(toy: Path) -> Callable[[str, str, str], None]:
-    """Replace text, which must be there, in a file of the project."""
+    """Replaces text in a file of the project."""
 
     def replace(name: str, old: str, new: str) -> None:
         text = (toy / name).read_text()

@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,22 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling
 
 from tests.conftest import PROJECT
-from tests.flows.conftest import add_flows
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something that happens in another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.flows.conftest import add_flows, free_port, wait_until
 
 
 @contextmanager
@@ -63,22 +46,16 @@ def test_the_deployment_runs_and_is_cancelled_as_a_whole(
     add_flows(toy, "import sys\nprint(sys.argv[1], 'done')\n")
     shutil.copy(PROJECT / "prefect.yaml", toy)
     port = str(free_port())
-    env = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
+    api, home = f"http://127.0.0.1:{port}/api", str(tmp_path / "prefect")
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    env = os.environ | quiet | {"PREFECT_HOME": home, "PREFECT_API_URL": api}
+    client = SyncPrefectClient(api=api)
     prefect = [sys.executable, "-m", "prefect"]
 
     def command(*arguments: str) -> str:
         done = subprocess.run([*prefect, *arguments], check=False, cwd=toy, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
-
-    client = SyncPrefectClient(api=env["PREFECT_API_URL"])
 
     def states_of(run: UUID) -> dict[str, str]:
         runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
@@ -117,11 +94,7 @@ def test_the_page_of_another_port_calls_that_port(tmp_path: Path) -> None:
     ports = {"PREFECT_PORT": free_port(), "MLFLOW_PORT": free_port()}
     # The environment counts as built: it is the one that runs this test
     command = ["make", "-f", str(PROJECT / "Makefile"), "-o", ".venv/.ready", "ui"]
-    env = os.environ | {
-        "PYTHONPATH": str(PROJECT),
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "MLFLOW_TRACKING_URI": "",
-    }
+    env = os.environ | {"PYTHONPATH": str(PROJECT), "PREFECT_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": ""}
     said: list[str] = []
 
     def answered() -> bool:

@@ -14,31 +14,16 @@ import pytest
 
 from flows import processes
 from flows.processes import Children, Finished, Stopped, child_environment, read_lines
+from tests.conftest import PROJECT
+from tests.flows.conftest import is_gone, wait_until
 
 # A child with a child of its own: both must go.
 FAMILY = "sh -c 'echo $$; exec sleep 1000'; true"
 DEAF_FAMILY = f"trap '' INT TERM; {FAMILY}"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait for something that happens in another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended (an orphan's remains may wait for init)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
-        return True
-
-
 def shell(script: str, on_line: Callable[[str], None] = print) -> Finished:
-    """Run a shell script as the only child."""
-    return Children().run(["sh", "-c", script], Path("/"), child_environment({}), on_line)
+    return Children().run(["sh", "-c", script], Path("/"), child_environment(1), on_line)
 
 
 def test_lines_come_while_the_child_runs_and_its_code_at_the_end() -> None:
@@ -105,8 +90,7 @@ def test_a_killed_flow_takes_its_children_along(tmp_path: Path) -> None:
         "import os; from pathlib import Path; from flows.processes import Children\n"
         f"Children().run(['sh', '-c', {FAMILY!r}], Path('/'), os.environ, lambda pid: print(pid, flush=True))"
     )
-    project = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", program], cwd=project, stdout=subprocess.PIPE, text=True) as flow:
+    with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True) as flow:
         assert flow.stdout is not None
         pid = int(flow.stdout.readline())
         assert not is_gone(pid)
