@@ -178,7 +178,7 @@ def test_targets_are_mixed_in_the_shares_of_the_pixels(knobs: dict[str, bool | i
 def test_beta_of_mixup_follows_alpha() -> None:
     """alpha 1 is uniform (variance 1/12); a small alpha mixes little."""
     for alpha, variance in ((1.0, 1 / 12), (0.1, 1 / 4 / 1.2)):
-        share = Mixer(Policy(mixup=alpha), CPU, 0)._beta(alpha, torch.zeros(5000))
+        share = RandomStream(CPU, 0).beta(alpha, 5000)
         assert share.var() == pytest.approx(variance, abs=0.01)
 
 

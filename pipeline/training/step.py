@@ -54,8 +54,8 @@ class Worker:
     mix: Mixer
 
     def seed(self, augment: int, mix: int, dropout: int) -> None:
-        self.augment.reseed(augment)
-        self.mix.reseed(mix)
+        self.augment.random.reseed(augment)
+        self.mix.random.reseed(mix)
         _ = self.generator.manual_seed(dropout) if self.generator else torch.manual_seed(dropout)
 
 
