@@ -34,7 +34,7 @@ def test_a_batch_moves_the_statistics_once(momentum: float | None) -> None:
     wanted = torch.stack([single.get_buffer("1.running_var") for single in alone]).mean(dim=0)
     for split in ([[0, 1], [2, 3]], [[0], [1, 2, 3]], [[0, 1, 2, 3], []]):
         network = norms(momentum)
-        twins = [replica(network, share_gradients=False).train() for _ in split]
+        twins = [replica(network).train() for _ in split]
         for _ in range(2):
             for twin, numbers in zip(twins, split, strict=True):
                 for number in numbers:
@@ -47,7 +47,7 @@ def test_a_batch_moves_the_statistics_once(momentum: float | None) -> None:
 def test_frozen_norms_stay_as_they_are() -> None:
     """Of a frozen backbone, neither while training nor when statistics are computed anew."""
     frozen = Classifier(norms(), 0, frozen=True)
-    for twin in (replica(frozen, share_gradients=False).train(), observer(frozen)):
+    for twin in (replica(frozen).train(), observer(frozen)):
         twin(torch.randn(8, 3, 6, 6) + 5)
         gather(frozen, [take(twin)], anew=True)
     assert torch.equal(frozen.network.get_buffer("1.running_mean"), torch.zeros(4))

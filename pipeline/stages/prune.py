@@ -20,7 +20,7 @@ from pipeline.config import Params, Prune, Train
 from pipeline.networks import weights
 from pipeline.networks.deployable import last_dense
 from pipeline.stages.train import metrics
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
+from pipeline.training.checkpointing import Checkpoints, checkpoints_of
 from pipeline.training.closed_form import as_it_is
 from pipeline.training.device import choose_device
 from pipeline.training.inputs import FILES, TrainingInputs, read_inputs
@@ -58,7 +58,7 @@ def prune(
     inputs: TrainingInputs,
     recipe: Train,
     config: Prune,
-    checkpoints: Checkpoints = NOWHERE,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Fitted, dict[str, Any]]:
     """The smaller, fine-tuned network and its metrics.json; one that is nothing but its last layer comes through whole.
     `network` is changed in place."""

@@ -23,7 +23,7 @@ from pipeline.evaluation.selection import best_by_validation
 from pipeline.networks import weights
 from pipeline.networks.architectures import find
 from pipeline.networks.deployable import probabilities
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
+from pipeline.training.checkpointing import Checkpoints, checkpoints_of
 from pipeline.training.closed_form import fit_closed_form
 from pipeline.training.distributed import ALONE, Distributed, process_group, start_processes
 from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_card, read_inputs
@@ -95,7 +95,7 @@ def train(
     inputs: TrainingInputs,
     recipe: Train,
     on_epoch: Callable[[int, Row, Row], None] = lambda seed, row, cost: None,
-    checkpoints: Checkpoints = NOWHERE,
+    checkpoints: Checkpoints | None = None,
     group: Distributed = ALONE,
 ) -> Trained:
     """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""

@@ -18,7 +18,7 @@ from pipeline.artifacts import ModelCard
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.training import batch_norm
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, State
+from pipeline.training.checkpointing import Checkpoints, State
 from pipeline.training.data_loading import DataLoader, batches_of, data_loader
 from pipeline.training.device import Placement, place
 from pipeline.training.distributed import ALONE, Distributed
@@ -51,29 +51,26 @@ def fit(
     inputs: TrainingInputs,
     recipe: Train,
     on_epoch: OnEpoch = lambda row, cost: None,
-    checkpoints: Checkpoints = NOWHERE,
+    checkpoints: Checkpoints | None = None,
     group: Distributed = ALONE,
 ) -> Fitted:
     """Train in place, from the checkpoint if there is one. Raises UserError when the loss stops being finite, and
     Interrupted, with the state in the checkpoint, when a signal asked for an end."""
-    record = checkpoints.folder / "probe.json" if checkpoints.folder and group.is_main else None
+    record = checkpoints.folder / "probe.json" if checkpoints and group.is_main else None
     # One process decides for all
     placement = group.broadcast(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
-    state = checkpoints.load(recipe.seed)
     rows = np.concatenate([inputs.rows, inputs.val_rows])
     sharers = group.size if placement.device.type == "cpu" else 1
     try:
         step = TrainingStep(network, card, inputs, recipe, placement, group)
         loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
         training = _Training(step, inputs, loader, checkpoints)
-        if state:
-            training.load(state)
         with noticed() as stop, step.workers.at_work():
             training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
-            f"train.micro_batch or ingest.image_size, choose a smaller network, or set train.device to cpu"
+            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, or lower "
+            f"train.micro_batch or ingest.image_size"
         ) from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
@@ -94,7 +91,7 @@ class _Training:
     """Where a training stands."""
 
     def __init__(
-        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints
+        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints | None
     ) -> None:
         self.step, self.recipe, self.group = step, step.recipe, step.group
         self.inputs, self.loader, self.checkpoints = inputs, loader, checkpoints
@@ -105,19 +102,14 @@ class _Training:
         self.now = 0.0  # seconds of training at the last step, where they count
         self.start = time.perf_counter()  # of the training, less the time between its attempts
         self.steps = len(batches_of(inputs, step.recipe, 1, step.group.size))
-
-    def state(self) -> State:
-        position = {name: getattr(self, name) for name in POSITION}
-        return {"step": self.step.state(), "seconds": time.perf_counter() - self.start, **position}
-
-    def load(self, state: State) -> None:
-        self.step.load(state["step"])
-        for name in POSITION:
-            setattr(self, name, state[name])
-        self.now = state["seconds"]
-        self.start = time.perf_counter() - self.now
-        if self.group.is_main:
-            print(f"going on {self._where()}, from the checkpoint in {self.checkpoints.folder}", flush=True)
+        if checkpoints and (state := checkpoints.load(self.recipe.seed)):
+            step.load(state["step"])
+            for name in POSITION:
+                setattr(self, name, state[name])
+            self.now = state["seconds"]
+            self.start = time.perf_counter() - self.now
+            if self.group.is_main:
+                print(f"going on {self._where()}, from the checkpoint in {checkpoints.folder}", flush=True)
 
     def run(self, stop: Stop, on_epoch: OnEpoch) -> None:
         while self._goes_on():
@@ -128,7 +120,7 @@ class _Training:
                 say(row, cost, min(by_steps, max(0.0, limit - (time.perf_counter() - self.start))))
                 on_epoch(row, cost)
             self._pause(stop, self.done)
-        self._save_if(True)  # the other seeds may still be killed
+        self._save()  # the other seeds may still be killed
 
     def _goes_on(self) -> bool:
         if not self.history or self.done:  # one epoch in any case, and none is left half done
@@ -245,15 +237,18 @@ class _Training:
         asked = stop.signal_number
         if self.group.size > 1:  # whoever stops alone leaves the others waiting for ever
             asked = self.group.all_reduce_max(asked, self.step.device) if number % ASK == 0 else 0
-        self._save_if(bool(asked) or self.checkpoints.due())
+        if asked or (self.checkpoints and self.checkpoints.due()):
+            self._save()
         if asked:
             raise Interrupted(asked, self._where())
 
-    def _save_if(self, wanted: bool) -> None:
+    def _save(self) -> None:
         """Never a state whose loss was not finite."""
-        if wanted and self.group.is_main:
+        if self.checkpoints and self.group.is_main:
             self._look()
-            self.checkpoints.save(self.recipe.seed, self.state())
+            state = {name: getattr(self, name) for name in POSITION}
+            state |= {"step": self.step.state(), "seconds": time.perf_counter() - self.start}
+            self.checkpoints.save(self.recipe.seed, state)
 
     def _where(self) -> str:
         return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.done} of {self.steps}"
