@@ -29,7 +29,6 @@ from pipeline.training.step import NEVER, TrainingStep
 
 ASK = 20  # steps of several processes between two questions whether to stop: each costs a wait for all
 LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
-
 POSITION = ("history", "best_state", "best_epoch", "done")  # what a checkpoint holds beside the state of the step
 # Told after each epoch: its row of the history, and its cost, which stays out of DVC's outputs
 OnEpoch = Callable[[dict[str, float], dict[str, float]], None]
@@ -96,9 +95,8 @@ class _Training:
         self.step, self.recipe, self.group = step, step.recipe, step.group
         self.inputs, self.loader, self.checkpoints = inputs, loader, checkpoints
         self.history: list[dict[str, float]] = []
-        self.best_state: State = copy.deepcopy(step.validated.state_dict())
-        self.best_epoch = 0
-        self.done = 0  # steps of the epoch that is going on
+        self.best_state: State = {}
+        self.best_epoch = self.done = 0  # done: steps of the epoch that is going on
         self.now = 0.0  # seconds of training at the last step, where they count
         self.start = time.perf_counter()  # of the training, less the time between its attempts
         self.steps = len(batches_of(inputs, step.recipe, 1, step.group.size))
@@ -115,9 +113,9 @@ class _Training:
         while self._goes_on():
             row, cost = self._epoch(len(self.history) + 1, stop)
             if self.group.is_main:
-                limit = 60 * self.recipe.time_limit or math.inf
+                limit = self.start + (60 * self.recipe.time_limit or math.inf)
                 by_steps = (self.recipe.epochs - len(self.history)) * cost["epoch_seconds"]
-                say(row, cost, min(by_steps, max(0.0, limit - (time.perf_counter() - self.start))))
+                say(row, cost, min(by_steps, max(0.0, limit - time.perf_counter())))
                 on_epoch(row, cost)
             self._pause(stop, self.done)
         self._save()  # the other seeds may still be killed
@@ -136,9 +134,8 @@ class _Training:
         learning_rate = self._learning_rate(0)
         images = sum(len(batch) for batch in batches[self.done :])
         hidden = None if self.group.is_main else True  # None: shown on a terminal
-        name = f"epoch {epoch}/{self.recipe.epochs}"
+        name, looked = f"epoch {epoch}/{self.recipe.epochs}", time.monotonic()
         with tqdm(total=images, desc=name, unit=" images", leave=False, disable=hidden) as bar:
-            looked = time.monotonic()
             step.train()
             for pixels, labels in self.loader.batches([self._mine(batch) for batch in batches[self.done :]]):
                 self._tell_time()
@@ -147,28 +144,22 @@ class _Training:
                 self.done += 1
                 bar.update(len(labels) * self.group.size)
                 if step.device.type == "cpu" or time.monotonic() - looked > LOOK:
-                    sums, looked = self._look(), time.monotonic()
-                    accuracy = sums["correct"] / sums["seen"]
-                    bar.set_postfix_str(f"loss {sums['loss'] / sums['seen']:.3f}, accuracy {accuracy:.3f}", False)
+                    tally, looked = self._look(), time.monotonic()
+                    bar.set_postfix_str(f"loss {tally['loss']:.3f}, accuracy {tally['accuracy']:.3f}", False)
                 self._pause(stop, number + 1)
                 if self._share_of_time() >= 1:
                     break
-        sums = self._look(self.group)
+        tally = self._look(self.group)
         trained = time.perf_counter() - start
         val_loss, val_accuracy = self._validate(stop)
         row = {
-            "epoch": epoch,
-            "learning_rate": learning_rate,
-            "train_loss": sums["loss"] / sums["seen"],
-            "train_accuracy": sums["correct"] / sums["seen"],
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "gradient_norm": sums["norm"] / self.done,
-            "gradient_norm_max": sums["norm_max"],
-        }
+            "epoch": epoch, "learning_rate": learning_rate,
+            "train_loss": tally["loss"], "train_accuracy": tally["accuracy"],
+            "val_loss": val_loss, "val_accuracy": val_accuracy,
+            "gradient_norm": tally["norm"] / self.done, "gradient_norm_max": tally["norm_max"],
+        }  # fmt: skip
         self.history.append(row)
-        best = self.history[self.best_epoch - 1]
-        if self.best_epoch == 0 or (val_accuracy, -val_loss) > (best["val_accuracy"], -best["val_loss"]):
+        if row is max(self.history, key=lambda each: (each["val_accuracy"], -each["val_loss"])):
             self.best_state, self.best_epoch = copy.deepcopy(step.validated.state_dict()), epoch
         self.done = 0
         step.reset_tally()
@@ -184,9 +175,9 @@ class _Training:
 
     def _learning_rate(self, step: int) -> float:
         """By the steps or by the time, whichever is further."""
-        done = (len(self.history) + step / self.steps) / self.recipe.epochs
+        progress = max((len(self.history) + step / self.steps) / self.recipe.epochs, self._share_of_time())
         val_losses = [row["val_loss"] for row in self.history]
-        return self.recipe.learning_rate * share(self.recipe, min(1.0, max(done, self._share_of_time())), val_losses)
+        return self.recipe.learning_rate * share(self.recipe, min(1.0, progress), val_losses)
 
     def _tell_time(self) -> None:
         """All processes go by one clock, or their learning rates would drift apart."""
@@ -213,19 +204,18 @@ class _Training:
             if self.group.size == 1:  # processes may have different numbers of batches here
                 self._pause(stop, self.done)
         loss, correct, count = self.group.all_reduce_sum(sums).tolist()
-        assert count == len(self.inputs.val_rows)
         if not math.isfinite(loss):
             raise self._not_finite(f"validation loss is not finite in epoch {len(self.history) + 1}")
         return loss / count, correct / count
 
     def _look(self, group: Distributed = ALONE) -> dict[str, float]:
-        """The sums of the epoch so far. Raises UserError when a loss was not finite."""
-        sums = self.step.read_tally(group)
-        if sums["bad_step"] < NEVER:
-            epoch, step = divmod(int(sums["bad_step"]), self.steps)
+        """What the epoch has come to so far. Raises UserError when a loss was not finite."""
+        tally = self.step.read_tally(group)
+        if tally["bad_step"] < NEVER:
+            epoch, step = divmod(int(tally["bad_step"]), self.steps)
             where = f"in epoch {epoch + 1}, step {step + 1} of {self.steps}"
             raise self._not_finite(f"loss is not finite {where}, at learning rate {self._learning_rate(step):.3g}")
-        return sums
+        return tally
 
     def _not_finite(self, what: str) -> UserError:
         clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"

@@ -31,8 +31,7 @@ def find_learning_rate(step: TrainingStep, loader: DataLoader, rows: np.ndarray,
             learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
             step.reset_tally()
             step.update(images, labels, learning_rate, i, len(labels))
-            tally = step.read_tally()
-            loss = tally["loss"] / tally["seen"]
+            loss = step.read_tally()["loss"]
             if not math.isfinite(loss):
                 break
             average = MEMORY * average + (1 - MEMORY) * loss

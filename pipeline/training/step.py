@@ -37,9 +37,7 @@ from pipeline.training.optimizer import make_optimizer, set_learning_rate
 SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
 # Over the steps of an epoch: sums, but for the largest norm (of the gradients before clipping) and the first bad step
-TALLY = ("loss", "correct", "seen", "norm", "norm_max", "bad_step")
-
-Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
+TALLY = ("loss", "accuracy", "seen", "norm", "norm_max", "bad_step")
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ class TrainingStep:
         for _ in range(max(1, count)):
             generator = torch.Generator() if self.replicated else None
             twin = data_parallel.replica(network, generator) if generator else self.wrapped
+            forward, observer = torch.compile(twin) if recipe.compile else twin, batch_norm.observer(self.validated)
             augment = Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed)
             mix = Mixer(inputs.policy, device, recipe.seed)
-            forward = torch.compile(twin) if recipe.compile else twin
-            workers.append(Worker(forward, twin, generator, batch_norm.observer(self.validated), augment, mix))
+            workers.append(Worker(forward, twin, generator, observer, augment, mix))
         self.workers = Workers(workers)
         self.reset_tally()
 
@@ -110,9 +108,10 @@ class TrainingStep:
         self.tally = torch.tensor([0.0] * (len(TALLY) - 1) + [NEVER], device=self.device)
 
     def read_tally(self, group: Distributed = ALONE) -> dict[str, float]:
-        """Waits for the device. `loss`, `correct` and `seen` are summed over the group."""
-        sums = group.all_reduce_sum(self.tally[:3].clone())
-        return dict(zip(TALLY, [*sums.tolist(), *self.tally[3:].tolist()], strict=True))
+        """Waits for the device. `loss` and `accuracy` are means over what the group has `seen`."""
+        loss, correct, seen = group.all_reduce_sum(self.tally[:3].clone()).tolist()
+        means = (loss / max(seen, 1), correct / max(seen, 1))  # nothing is seen between two epochs
+        return dict(zip(TALLY, [*means, seen, *self.tally[3:].tolist()], strict=True))
 
     def update(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int, batch: int
@@ -126,9 +125,7 @@ class TrainingStep:
                 break
             except torch.OutOfMemoryError as error:
                 self._take_less(len(images_NHWC), error)
-        clip = self.recipe.clip_gradient
-        gradients = [p.grad for p in self.learning if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(self.learning, clip) if clip else nn.utils.get_total_norm(gradients)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_gradient or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
@@ -162,20 +159,20 @@ class TrainingStep:
         return loss / weight, correct
 
     def _lane(
-        self, worker: Worker, lane: Sequence[Share], number: int, divisor: float
+        self, worker: Worker, lane: Sequence[tuple[int, torch.Tensor, torch.Tensor]], number: int, divisor: float
     ) -> tuple[torch.Tensor, data_parallel.Made | None]:
-        """Shares one after the other, in parts of at most `micro_batch` images: sums of loss, right ones and weight;
-        and what a replica made."""
+        """Shares (number in the batch, images, labels) one after the other, in parts of at most `micro_batch` images:
+        sums of loss, right ones and weight; and what a replica made."""
         sums = torch.zeros(3, device=self.device)
         for share, images_NHWC, labels in lane:
             worker.seed(*np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
             targets = one_hot(labels, len(self.loss.class_weights)).float()
             images, targets = worker.mix(worker.augment(images_NHWC), targets)
             images = images.contiguous(memory_format=torch.channels_last)
-            parts = self._parts(len(labels))
-            pairs = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
-            for i, (part, wanted) in enumerate(pairs):
-                last = share == lane[-1][0] and i == parts - 1
+            count = self._parts(len(labels))
+            parts = zip(range(count), images.tensor_split(count), targets.tensor_split(count), strict=True)
+            for i, part, wanted in parts:
+                last = share == lane[-1][0] and i == count - 1
                 with nullcontext() if last else self.group.no_sync(self.wrapped):
                     with self.placement.autocast():
                         logits = worker.forward(part).float()
@@ -198,11 +195,8 @@ class TrainingStep:
         self.micro_batch = math.ceil(taken / 2)
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        print(
-            f"out of GPU memory with {taken} images at once: going on with {self.micro_batch} (train.micro_batch), "
-            f"the batch stays {self.recipe.batch_size}; batch norm sees fewer images at once",
-            flush=True,
-        )
+        how = f"the batch stays {self.recipe.batch_size}, going on with {self.micro_batch} (train.micro_batch)"
+        print(f"out of GPU memory with {taken} images at once: {how}, in batch norm too", flush=True)
 
     def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Compute the validated network's batch norm statistics anew, from training images without augmentation."""
