@@ -35,7 +35,7 @@ def lr_find(
     placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
     step = TrainingStep(network, card, inputs, recipe, placement)
     loader = data_loader(inputs.images_NHWC, inputs.labels, inputs.rows, recipe.images, placement.device)
-    found = find_learning_rate(step, loader, inputs.rows, steps)
+    found = find_learning_rate(step, loader, inputs, steps)
     steepest, peak = suggested(found)
     path = out or Path(f"lr-find-{model}.png")
     save(learning_rates(found, steepest, peak, f"{model}, {recipe.optimizer}, batch {recipe.batch_size}"), path)

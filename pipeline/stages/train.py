@@ -91,13 +91,10 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
 
 
 def train(
-    card: ModelCard,
-    inputs: TrainingInputs,
-    recipe: Train,
+    card: ModelCard, inputs: TrainingInputs, recipe: Train,
     on_epoch: Callable[[int, Row, Row], None] = lambda seed, row, cost: None,
-    checkpoints: Checkpoints | None = None,
-    group: Distributed = ALONE,
-) -> Trained:
+    checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
+) -> Trained:  # fmt: skip
     """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""
     fits, measured = {}, {}
     by_gradients = not hasattr(find(card.architecture), "solve")
@@ -113,22 +110,14 @@ def train(
         measured[seed] = metrics(fits[seed], card, inputs) | {"by_gradients": by_gradients}
     best = best_by_validation({seed: found["best_val_accuracy"] for seed, found in measured.items()})
     order = [best, *(seed for seed in fits if seed != best)]
-    histories = {seed: fits[seed].history for seed in order}
-    return Trained(
-        fitted=fits[best],
-        seed=best,
-        networks={seed: fits[seed].network for seed in order},
-        history=pd.concat(histories, names=["seed"]).droplevel(1).reset_index(),
-        seeds=pd.DataFrame([{
-            "seed": seed,
-            "best_epoch": fits[seed].best_epoch,
-            "val_accuracy": measured[seed]["best_val_accuracy"],
-            "val_loss": float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]),
-            "weights": weights.weights_hash(fits[seed].network),
-            "shipped": seed == best,
-        } for seed in order]),
-        metrics=measured[best],
-    )  # fmt: skip
+    networks = {seed: fits[seed].network for seed in order}
+    history = pd.concat({seed: fits[seed].history for seed in order}, names=["seed"]).droplevel(1).reset_index()
+    seeds = pd.DataFrame({"seed": order, "best_epoch": [fits[seed].best_epoch for seed in order]})
+    seeds["val_accuracy"] = [measured[seed]["best_val_accuracy"] for seed in order]
+    seeds["val_loss"] = [float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]) for seed in order]
+    seeds["weights"] = [weights.weights_hash(network) for network in networks.values()]
+    seeds["shipped"] = seeds["seed"] == best
+    return Trained(fits[best], best, networks, history, seeds, measured[best])
 
 
 def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str, Any]:

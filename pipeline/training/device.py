@@ -54,23 +54,16 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
         return Placement(device, None, "float32: this GPU has no bfloat16")
-    ratio = _recorded_ratio(network, size, classes, record)
+    probed = {"circumstances": f"{torch.__version__}, {size} pixels, {network}"}
+    found = read_json(record) if record and record.exists() else {}
+    if found.get("circumstances") != probed["circumstances"]:
+        found = probed | {"bfloat16_over_float32": round(_probe(network, size, classes), 2)}
+        with suppress(OSError):  # a full disk costs the record, not the training
+            _ = record and write_json(record, found)
+    ratio = found["bfloat16_over_float32"]
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
     return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
-
-
-def _recorded_ratio(network: nn.Module, size: int, classes: int, record: Path | None) -> float:
-    circumstances = f"{torch.__version__}, {size} pixels, {network}"
-    if record is not None and record.exists():
-        content = read_json(record)
-        if content["circumstances"] == circumstances:
-            return float(content["bfloat16_over_float32"])
-    ratio = round(_probe(network, size, classes), 2)
-    if record is not None:
-        with suppress(OSError):  # a full disk costs the record, not the training
-            write_json(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
-    return ratio
 
 
 def _probe(network: nn.Module, size: int, classes: int) -> float:

@@ -32,7 +32,7 @@ from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.ema import Ema
 from pipeline.training.inputs import TrainingInputs
 from pipeline.training.loss import Loss
-from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.optimizer import make_optimizer
 
 SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
@@ -118,7 +118,8 @@ class TrainingStep:
     ) -> None:
         """One update from this process's share of a batch, which has `batch` images in all processes; `number` counts
         the steps of the training from 0."""
-        set_learning_rate(self.optimizer, learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate"]
         while True:
             try:
                 loss, correct = self._backward(images_NHWC, labels, number, batch)
