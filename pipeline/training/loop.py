@@ -45,14 +45,9 @@ class Fitted:
 
 
 def fit(
-    network: nn.Module,
-    card: ModelCard,
-    inputs: TrainingInputs,
-    recipe: Train,
-    on_epoch: OnEpoch = lambda row, cost: None,
-    checkpoints: Checkpoints | None = None,
-    group: Distributed = ALONE,
-) -> Fitted:
+    network: nn.Module, card: ModelCard, inputs: TrainingInputs, recipe: Train,
+    on_epoch: OnEpoch = lambda row, cost: None, checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
+) -> Fitted:  # fmt: skip
     """Train in place, from the checkpoint if there is one. Raises UserError when the loss stops being finite, and
     Interrupted, with the state in the checkpoint, when a signal asked for an end."""
     record = checkpoints.folder / "probe.json" if checkpoints and group.is_main else None
@@ -67,10 +62,8 @@ def fit(
         with noticed() as stop, step.workers.at_work():
             training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, or lower "
-            f"train.micro_batch or ingest.image_size"
-        ) from error
+        remedy = "set train.images to streamed, or lower train.micro_batch or ingest.image_size"
+        raise UserError(f"the GPU has not enough memory ({str(error).split('.')[0]}): {remedy}") from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
 
@@ -78,12 +71,10 @@ def fit(
 def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
     """A plain line for an epoch; `left`: seconds to go, about."""
     minutes, seconds = divmod(round(left), 60)
-    print(
-        f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-        f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go",
-        flush=True,
-    )
+    names = {"loss": "train_loss", "accuracy": "train_accuracy", "val loss": "val_loss", "val accuracy": "val_accuracy"}
+    figures = "  ".join(f"{word} {row[name]:.4f}" for word, name in names.items())
+    speed = f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go"
+    print(f"epoch {row['epoch']:3.0f}  {figures}  {speed}", flush=True)
 
 
 class _Training:

@@ -59,14 +59,9 @@ class Worker:
 
 class TrainingStep:
     def __init__(
-        self,
-        network: nn.Module,
-        card: ModelCard,
-        inputs: TrainingInputs,
-        recipe: Train,
-        placement: Placement,
+        self, network: nn.Module, card: ModelCard, inputs: TrainingInputs, recipe: Train, placement: Placement,
         group: Distributed = ALONE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.device = device = placement.device
         self.recipe, self.placement, self.group = recipe, placement, group
         self.network = network.to(device).to(memory_format=torch.channels_last)
