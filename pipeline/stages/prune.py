@@ -48,7 +48,7 @@ def run(config: Params, name: str) -> list[str]:
         write_table(layout.history("prune", name), fitted.history)
         write_metrics("prune", name, measured, source)
         checkpoints.clear()
-    cut = f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"
+    cut = [f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"]
     return [*cut, f"val accuracy {measured['best_val_accuracy']:.4f}"]
 
 

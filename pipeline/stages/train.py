@@ -86,8 +86,8 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
     write_table(layout.seeds_table(name), trained.seeds)
     write_table(layout.history("train", name), trained.history)
     write_json(layout.examined(name), examined)
-    plain = {"train_accuracy_plain": examined["train_accuracy"]}
-    write_metrics("train", name, trained.metrics | plain, checkpoint, splits=sha256(layout.SPLITS))
+    found = trained.metrics | {"train_accuracy_plain": examined["train_accuracy"]}
+    write_metrics("train", name, found, checkpoint, splits=sha256(layout.SPLITS))
 
 
 def train(
@@ -96,8 +96,7 @@ def train(
     checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
 ) -> Trained:  # fmt: skip
     """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""
-    fits, measured = {}, {}
-    by_gradients = not hasattr(find(card.architecture), "solve")
+    fits, measured, by_gradients = {}, {}, not hasattr(find(card.architecture), "solve")
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         seeded, told = recipe.model_copy(update={"seed": seed}), partial(on_epoch, seed)
         if recipe.seeds > 1 and group.is_main:

@@ -1,7 +1,5 @@
-"""Where an interrupted training goes on from: one file a seed, replaced as a whole, never half written.
-
-Apart from DVC's outputs, which DVC deletes before it runs a stage. Each file is named after a hash of all inputs of its
-training, so that nothing is resumed with other data, another recipe or other code.
+"""Where an interrupted training goes on from: one file a seed, apart from DVC's outputs, which DVC deletes before it
+runs a stage. Its name is a hash of all inputs: nothing is resumed with other data, another recipe or other code.
 """
 
 from __future__ import annotations
@@ -68,8 +66,7 @@ class Checkpoints:
 
 
 def checkpoints_of(folder: Path, seconds: float, facts: Iterable[object], files: Iterable[Path]) -> Checkpoints:
-    """Under a hash of `facts`, by what they say of themselves, of the images, by size and time, and of the `files` and
-    the code, by content."""
+    """Under a hash of the `facts`' repr, the images' size and time, and the content of the `files` and the code."""
     images, run_by = layout.IMAGES.stat(), (torch.__version__, torch.get_num_threads())
     digest = hashlib.sha256(repr([*facts, images.st_size, images.st_mtime_ns, *run_by]).encode())
     for path in [*files, *sorted(source for pattern in SOURCES for source in CODE.glob(pattern))]:

@@ -1,9 +1,8 @@
 """The cores of a CPU as workers, in threads of their own, each with some shares of a batch.
 
 This is quicker than letting all cores work on each operation in turn (benchmarks/training_throughput.py): they meet
-once a step instead of a hundred times. Each worker has a copy of the network that uses the same weights and keeps its
-own gradients. How a batch is cut into shares, what a share draws and in which order they are added up does not depend
-on the number of workers: any number of them takes the same steps, bit for bit.
+once a step instead of a hundred times. How a batch is cut into shares, what a share draws and in which order they are
+added up does not depend on the number of workers: any number of them takes the same steps, bit for bit.
 """
 
 from __future__ import annotations

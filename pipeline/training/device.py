@@ -40,9 +40,8 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
-    """Choose device and precision for a network; may run a few probing steps on a copy of it. What they found is
-    written to `record` and read from there the next time: measured anew, it might tip over, and the same training would
-    give other weights."""
+    """Choose device and precision for a network, perhaps by a few probing steps on a copy of it. What these found is
+    read from `record` the next time: measured anew, it might tip over, and give other weights."""
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -58,8 +57,9 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
     found = read_json(record) if record and record.exists() else {}
     if found.get("circumstances") != probed["circumstances"]:
         found = probed | {"bfloat16_over_float32": round(_probe(network, size, classes), 2)}
-        with suppress(OSError):  # a full disk costs the record, not the training
-            _ = record and write_json(record, found)
+        if record:
+            with suppress(OSError):  # a full disk costs the record, not the training
+                write_json(record, found)
     ratio = found["bfloat16_over_float32"]
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
@@ -67,8 +67,8 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
 
 
 def _probe(network: nn.Module, size: int, classes: int) -> float:
-    """How many times as fast bfloat16 is in training steps on random images, on the CPU: by the seconds that one thread
-    computes, as the clock would decide by chance beside busy neighbours."""
+    """How many times as fast bfloat16 is in training steps on the CPU: by the seconds that one thread computes, as the
+    clock would decide by chance beside busy neighbours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -24,9 +24,9 @@ FILES = (layout.SPLITS, layout.POLICY, layout.SAMPLE_INDEX, layout.NORM_STATS, l
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a training may see: never the test split. `images_NHWC` are all images (uint8, possibly mapped from disk),
-    `labels` [N] index `class_names`; `rows` and `val_rows` select. `draw_weights` [len(rows)] or None: chances of being
-    drawn. `class_weights`, `logit_offsets` [classes]: of the training loss (see balance.py)."""
+    """What a training may see: never the test split. `images_NHWC` are all images (uint8, perhaps mapped from disk), of
+    which `rows` and `val_rows` select; `labels` [N] index `class_names`. `draw_weights` [len(rows)] or None: chances of
+    being drawn. `class_weights`, `logit_offsets` [classes]: see balance.py."""
 
     images_NHWC: np.ndarray
     labels: np.ndarray

@@ -64,6 +64,7 @@ class TrainingStep:
     ) -> None:  # fmt: skip
         self.device = device = placement.device
         self.recipe, self.placement, self.group = recipe, placement, group
+        self.weighted = bool((inputs.class_weights != 1).any())
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(network, recipe, learning_rates(network, card.architecture, card.options))
         self.learning = [p for each in self.optimizer.param_groups for p in each["params"]]
@@ -72,7 +73,6 @@ class TrainingStep:
         self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
         on_device = partial(torch.tensor, dtype=torch.float32, device=device)
         self.loss = Loss(on_device(inputs.class_weights), on_device(inputs.logit_offsets), recipe.label_smoothing)
-        self.weighted = bool((inputs.class_weights != 1).any())
         on_cpu = device.type == "cpu"
         self.share = max(SHARE, recipe.micro_batch) if on_cpu else recipe.batch_size
         self.micro_batch = recipe.micro_batch or self.share
@@ -184,7 +184,6 @@ class TrainingStep:
         return max(1, min(math.ceil(images / self.micro_batch), images // 2))
 
     def _take_less(self, images: int, error: torch.OutOfMemoryError) -> None:
-        """Half as many images at once; the batch stays what it is."""
         taken = min(self.micro_batch, images)
         if taken <= 2 or self.group.size > 1:  # a step that is done again would meet the others' next one
             raise error
@@ -223,13 +222,9 @@ class TrainingStep:
 
     def state(self) -> State:
         """All that the next steps depend on."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema and self.ema.state_dict(),
-            "tally": self.tally,
-            "micro_batch": self.micro_batch,
-        }
+        ema = {"ema": self.ema.state_dict()} if self.ema else {}
+        own = {"tally": self.tally, "micro_batch": self.micro_batch}
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **ema, **own}
 
     def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
