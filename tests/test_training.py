@@ -19,7 +19,7 @@ from pipeline.artifacts import Dataset, ModelCard, read_table, write_table
 from pipeline.augmentation.policy import POLICIES, Policy
 from pipeline.config import Prune
 from pipeline.networks import weights
-from pipeline.networks.weights import fresh, weights_hash
+from pipeline.networks.weights import fresh
 from pipeline.stages.prune import prune
 from pipeline.stages.train import train
 from pipeline.training.device import choose_device
@@ -161,11 +161,9 @@ def test_files_of_the_same_weights_are_the_same_bytes(tmp_path: Path, card: Mode
     """DVC and MLflow know a checkpoint by its hash; the memory's layout does not count."""
     torch.manual_seed(0)
     network = fresh(card)
-    before = weights_hash(network)
     weights.save(tmp_path / "a", network, card)
     weights.save(tmp_path / "b", network.to(memory_format=torch.channels_last), card)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert weights_hash(network) == before
 
 
 def test_several_seeds(card: ModelCard, dataset: Dataset) -> None:
@@ -177,6 +175,5 @@ def test_several_seeds(card: ModelCard, dataset: Dataset) -> None:
     assert done.seeds["val_accuracy"].max() == done.metrics["best_val_accuracy"]
     assert done.seeds["shipped"].tolist() == [True, False, False]
     assert done.history["seed"].tolist()[:2] == [done.seed, done.seed]
-    assert done.seeds["weights"].nunique() == 3
     alone = train(card, inputs, recipe(seed=5))
     assert alone.seeds["weights"][0] == done.seeds.set_index("seed")["weights"][5]
