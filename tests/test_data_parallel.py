@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torchvision
@@ -17,14 +15,6 @@ from pipeline.training.loop import fit
 from tests.inputs import inputs_of, recipe
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """The tests set the number; what follows should have what it had."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def network(*extra: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), *extra, nn.Tanh(), nn.Flatten(), nn.Linear(8 * 7 * 7, 3))
@@ -34,11 +24,11 @@ def test_any_number_of_workers_takes_the_steps_of_one(card: ModelCard, dataset: 
     """With batch norm, dropout, mixed and augmented images and weights of the classes; bit for bit. The batch is three
     shares, so that 1, 2 and 4 threads each do something else."""
     found = []
-    for threads in (1, 2, 2, 4):
+    for threads in (4, 2, 2, 1):  # 1 at last, as in other tests' recipe
         how = recipe(batch_size=128, clip_gradient=0.0, threads=threads)
         inputs = inputs_of(dataset, how, Policy(rotation=10, brightness=0.2, mixup=0.4), "loss_weights")
         found.append(fit(network(nn.BatchNorm2d(8), nn.Dropout(0.2)), card, inputs, how))
-    alone, *others = found
+    *others, alone = found
     for other in others:
         assert weights_hash(other.network) == weights_hash(alone.network)
         assert other.history.equals(alone.history)
