@@ -19,8 +19,7 @@ def of(mode: str, seed: int = 0) -> Balance:
 
 
 def by_class(index: pd.DataFrame, column: str, how: str) -> list[float]:
-    values: list[float] = index.groupby("class")[column].agg(how).tolist()
-    return values
+    return list(index.groupby("class")[column].agg(how))
 
 
 def test_each_way_does_one_thing() -> None:
@@ -42,24 +41,19 @@ def test_each_way_does_one_thing() -> None:
 def test_duplicates_list_rare_classes_until_they_are_as_many_as_the_largest() -> None:
     """Every image of a class the same number of times, give or take one, and the seed says which."""
     doubled = of("duplicates").sample_index
-    assert by_class(doubled, "row", "count") == [20, 20, 20]
-    assert by_class(doubled, "row", "nunique") == [4, 16, 20]
     times = doubled["row"].value_counts()
     assert sorted(times[ROWS[LABELS == 0]]) == [5] * 4
     assert sorted(times[ROWS[LABELS == 1]]) == [1] * 12 + [2] * 4
+    assert sorted(times[ROWS[LABELS == 2]]) == [1] * 20
     assert (doubled["weight"] == 1).all()
     pd.testing.assert_frame_equal(doubled, of("duplicates").sample_index)
     assert doubled["row"].tolist() != of("duplicates", seed=1).sample_index["row"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("mode", "limit", "counts", "distinct"),
-    [
-        ("none", 20, [2, 8, 10], [2, 8, 10]), ("sampler", 20, [2, 8, 10], [2, 8, 10]),
-        ("loss_weights", 20, [2, 8, 10], [2, 8, 10]), ("logit_adjustment", 2, [1, 1, 1], [1, 1, 1]),
-        ("duplicates", 30, [10, 10, 10], [4, 10, 10]), ("duplicates", 6, [2, 2, 2], [2, 2, 2]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "limit", "counts", "distinct"), [
+    ("none", 20, [2, 8, 10], [2, 8, 10]), ("sampler", 2, [1, 1, 1], [1, 1, 1]),
+    ("duplicates", 30, [10, 10, 10], [4, 10, 10]), ("duplicates", 6, [2, 2, 2], [2, 2, 2]),
+])  # fmt: skip
 def test_a_limit_leaves_the_balance_as_it_is(mode: str, limit: int, counts: list[int], distinct: list[int]) -> None:
     """The classes keep their proportions; of duplicates, images come before their copies."""
     index = of(mode).sample_index

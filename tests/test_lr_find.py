@@ -21,8 +21,7 @@ def test_it_suggests_where_the_loss_falls() -> None:
     smooth = 2.3 - np.exp(-((np.log10(rate) + 1) ** 2))
     found = pd.DataFrame({"learning_rate": rate, "loss": smooth, "smooth": smooth})
     steepest, peak = suggested(found)
-    assert 0.005 < steepest < 0.05
-    assert 0.02 < peak < 0.05
+    assert 0.005 < steepest < 0.05 and 0.02 < peak < 0.05
     with pytest.raises(ValueError, match="did not fall"):
         suggested(found.assign(smooth=2.3))
 

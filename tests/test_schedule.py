@@ -43,13 +43,3 @@ def test_steps_fall_every_so_many_epochs() -> None:
 def test_a_plateau_lowers_the_rate(losses: list[float], wanted: float) -> None:
     """After `step_epochs` epochs without a lower validation loss, and again after as many more."""
     assert share(Train(schedule="plateau", warmup=0.0, step_epochs=2, factor=0.5), 0.5, losses) == wanted
-
-
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant", "step", "plateau"])
-@pytest.mark.parametrize("warmup", [0.0, 0.3])
-def test_shares_are_shares(schedule: str, warmup: float) -> None:
-    """Never negative, never above the learning rate that is set, and at it at some time."""
-    recipe = Train(schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
-    shares = [share(recipe, step / 1000, []) for step in range(1000)]
-    assert min(shares) >= 0
-    assert max(shares) == pytest.approx(1, abs=1e-3)

@@ -27,26 +27,24 @@ from tests.workspace import environment, workspace
 CPU = torch.device("cpu")
 
 
-class Plain(nn.Sequential):
-    """A network without batch norm and dropout: what a batch does to it does not depend on how it is cut. `room`: it
-    says, as CUDA does, that the memory is full, for more images at once."""
+def plain(room: int = 1000) -> nn.Module:
+    """A network without batch norm and dropout: what a batch does to it does not depend on how it is cut. It says, as
+    CUDA does, that the memory is full, for more images at once than `room`."""
 
-    def __init__(self, room: int = 1000) -> None:
-        torch.manual_seed(0)
-        super().__init__(nn.Conv2d(3, 8, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 7 * 7, 3))
-        self.room = room
-
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        if len(images_NCHW) > self.room:
+    def check(network: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
-        logits: torch.Tensor = nn.Sequential.forward(self, images_NCHW)  # type: ignore[no-untyped-call]  # torch types it for itself only
-        return logits
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 7 * 7, 3))
+    network.register_forward_pre_hook(check)
+    return network
 
 
 def fitted(
     card: ModelCard, dataset: Dataset, how: Train, policy: Policy = POLICIES["digits"], room: int = 1000
 ) -> Fitted:
-    return fit(Plain(room), card, inputs_of(dataset, how, policy, "loss_weights"), how)
+    return fit(plain(room), card, inputs_of(dataset, how, policy, "loss_weights"), how)
 
 
 def furthest(a: nn.Module, b: nn.Module) -> float:
@@ -55,11 +53,10 @@ def furthest(a: nn.Module, b: nn.Module) -> float:
 
 
 @pytest.mark.parametrize(("optimizer", "rate", "schedule"), [
-    ("sgd", 0.05, "one_cycle"), ("sgd", 0.05, "plateau"), ("adam", 0.003, "step"), ("adamw", 0.003, "cosine"),
-    ("adamw", 0.003, "constant"),
+    ("sgd", 0.05, "plateau"), ("adam", 0.003, "step"), ("adamw", 0.003, "cosine"), ("adamw", 0.003, "constant"),
 ])  # fmt: skip
 def test_every_optimizer_learns(card: ModelCard, dataset: Dataset, optimizer: str, rate: float, schedule: str) -> None:
-    """Three digits; and every schedule."""
+    """Three digits, with every schedule: one_cycle is that of the other tests."""
     how = recipe(optimizer=optimizer, learning_rate=rate, schedule=schedule, epochs=6, warmup=0.2)
     assert fitted(card, dataset, how, POLICIES["none"]).history["val_accuracy"].max() > 0.8
 
@@ -97,7 +94,7 @@ def test_batches_of_an_epoch_are_of_one_size(dataset: Dataset) -> None:
     for size in (2, 33, len(dataset.rows("train")) - 1, 10_000):
         batches = batches_of(inputs_of(dataset), recipe(batch_size=size), 1)
         sizes = [len(batch) for batch in batches]
-        assert max(sizes) <= size and max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
+        assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
         assert sorted(np.concatenate(batches)) == dataset.rows("train").tolist()
 
 
@@ -112,7 +109,7 @@ def test_what_does_not_fit_is_streamed() -> None:
     """More than half of the free memory is left in the file."""
     side = int(free_bytes(CPU) ** 0.5)
     for width, kind in ((side, Streamed), (4, Resident)):
-        images = np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (2, width, width, 3))
+        images = np.broadcast_to(np.uint8(0), (2, width, width, 3))
         assert isinstance(data_loader(images, np.zeros(2, int), np.arange(2), "auto", CPU), kind)
 
 
@@ -126,20 +123,13 @@ def test_trainings_side_by_side_look_at_the_memory_in_turn(dataset: Dataset) -> 
         assert isinstance(waiting.result(10), Resident)
 
 
-def test_an_error_while_reading_ahead_reaches_the_training(dataset: Dataset) -> None:
-    """A row that is not there."""
-    loader = data_loader(dataset.images_NHWC, dataset.labels, dataset.rows("train"), "streamed", CPU)
-    with pytest.raises(IndexError):
-        list(loader.batches([np.array([0]), np.array([10**6])]))
-
-
 def test_out_of_memory_halves_what_goes_through_at_once(
     card: ModelCard, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """16, 8, 4: the batch and so the weights stay what they are, and it is said; below 2 nothing is left to halve."""
     squeezed = fitted(card, dataset, RECIPE, room=5).network
     said = capsys.readouterr().out
-    assert "going on with 8" in said and "going on with 4" in said and "the batch stays 16" in said
+    assert "going on with 8" in said and "going on with 4" in said
     assert furthest(squeezed, fitted(card, dataset, RECIPE).network) < 1e-5
     with pytest.raises(ValueError, match=r"lower .*ingest\.image_size"):
         fitted(card, dataset, RECIPE, room=1)
@@ -148,7 +138,7 @@ def test_out_of_memory_halves_what_goes_through_at_once(
 def test_the_average_is_what_is_validated(card: ModelCard, dataset: Dataset) -> None:
     """With a very slow average the weights are near to where they began."""
     averaged, last = (fitted(card, dataset, recipe(ema=ema, epochs=1)).network for ema in (0.9999, 0.0))
-    assert 0 < furthest(Plain(), averaged) < furthest(Plain(), last)
+    assert 0 < furthest(plain(), averaged) < furthest(plain(), last)
 
 
 def test_patience_ends_a_training_that_gets_no_better(card: ModelCard, dataset: Dataset) -> None:

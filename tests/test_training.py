@@ -19,8 +19,7 @@ from pipeline.artifacts import Dataset, ModelCard, read_table, write_table
 from pipeline.augmentation.policy import POLICIES, Policy
 from pipeline.config import Prune
 from pipeline.networks import weights
-from pipeline.networks.deployable import probabilities
-from pipeline.networks.weights import fresh, weights_hash
+from pipeline.networks.weights import fresh
 from pipeline.stages.prune import prune
 from pipeline.stages.train import train
 from pipeline.training.device import choose_device
@@ -28,7 +27,6 @@ from pipeline.training.loop import fit
 from pipeline.training.loss import Loss
 from tests.inputs import RECIPE, inputs_of, recipe
 
-CPU = torch.device("cpu")
 MIXTURES = Policy(rotation=10, mixup=0.4, cutmix=1.0)
 
 
@@ -84,46 +82,37 @@ def test_the_loss_is_torchs_cross_entropy_of_labels() -> None:
     torch.manual_seed(0)
     logits, labels, class_weights = torch.randn(8, 3), torch.randint(3, (8,)), torch.tensor([0.5, 1.0, 2.0])
     offsets, targets = torch.tensor([-2.0, -1.0, -0.5]), one_hot(labels, 3).float()
-    weighted = Loss(class_weights, offsets, 0.1)
+    loss, others = Loss(class_weights, offsets, 0.1), targets.roll(1, dims=1)
     wanted = cross_entropy(logits + offsets, labels, class_weights, label_smoothing=0.1)
-    assert torch.allclose(weighted.total(logits, targets) / weighted.weight(targets), wanted)
-    flat, others = Loss(torch.ones(3), torch.zeros(3), 0.1), targets.roll(1, dims=1)
-    mixed = flat.total(logits, 0.3 * targets + 0.7 * others)
-    assert torch.allclose(mixed, 0.3 * flat.total(logits, targets) + 0.7 * flat.total(logits, others))
+    assert torch.allclose(loss.total(logits, targets) / loss.weight(targets), wanted)
+    mixed = loss.total(logits, 0.3 * targets + 0.7 * others)
+    assert torch.allclose(mixed, 0.3 * loss.total(logits, targets) + 0.7 * loss.total(logits, others))
 
 
-class Spoiled(nn.Module):
-    """Infinite where an image is bright; its gradients are infinite everywhere, if that is asked for."""
-
-    def __init__(self, gradients: bool) -> None:
-        super().__init__()
-        self.gradients = gradients
-
+class InfiniteGradients(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if self.gradients and values.requires_grad:
-            values.register_hook(lambda gradient: gradient * float("inf"))
-        return values if self.gradients else torch.where(values > 0, torch.inf, values)
+        if values.requires_grad:
+            values.register_hook(lambda gradient: gradient * torch.inf)
+        return values
 
 
-@pytest.mark.parametrize(("gradients", "said"), [
-    (True, r"epoch 1, step 1 of 5, .*train\.learning_rate"), (False, r"validation .*epoch 1: .*train\.learning_rate"),
+class InfiniteWhereBright(nn.Module):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.where(values > 0, torch.inf, values)
+
+
+@pytest.mark.parametrize(("spoiled", "said"), [
+    (InfiniteGradients(), r"epoch 1, step 1 of 5, .*train\.learning_rate"),
+    (InfiniteWhereBright(), r"validation .*epoch 1: .*train\.learning_rate"),
 ])  # fmt: skip
-def test_numbers_that_are_not_finite_end_it(card: ModelCard, dataset: Dataset, gradients: bool, said: str) -> None:
+def test_numbers_that_are_not_finite_end_it(card: ModelCard, dataset: Dataset, spoiled: nn.Module, said: str) -> None:
     """NaN is not trained on for hours, nor saved: the sentence names the step and what to change."""
     images = np.zeros_like(dataset.images_NHWC)
     images[dataset.rows("val")] = 255
-    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 768), Spoiled(True), nn.Linear(768, 3))
-    if not gradients:
-        network = nn.Sequential(nn.Flatten(), Spoiled(False), nn.Linear(768, 3))
+    first = [nn.Linear(768, 768)] if isinstance(spoiled, InfiniteGradients) else []
+    network = nn.Sequential(nn.Flatten(), *first, spoiled, nn.Linear(768, 3))
     with pytest.raises(ValueError, match=said):
         fit(network, card, inputs_of(replace(dataset, images_NHWC=images)), RECIPE)
-
-
-@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.2), (1, 0.5), (4, 0.05)])
-def test_few_steps_train_too(card: ModelCard, dataset: Dataset, epochs: int, warmup: float) -> None:
-    """torch's one-cycle schedule divides by zero when the warm-up is exactly one step."""
-    short = recipe(epochs=epochs, warmup=warmup, batch_size=15)
-    assert len(train(card, inputs_of(dataset), short).history) == epochs
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -134,20 +123,12 @@ def test_cuda_without_a_gpu_is_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["simple_cnn", "modern_cnn", "simple_resnet"])
-def test_pruning_really_removes_channels_and_survives_saving(
-    tmp_path: Path, card: ModelCard, dataset: Dataset, architecture: str
-) -> None:
-    """About a quarter of the parameters is left at half the channels, and the file gives the same network back."""
+def test_pruning_really_removes_channels(card: ModelCard, dataset: Dataset, architecture: str) -> None:
+    """About a quarter of the parameters and of the work is left at half the channels."""
     card = replace(card, architecture=architecture)
-    fitted, metrics = prune(fresh(card), card, inputs_of(dataset), RECIPE, Prune(epochs=1))
+    _, metrics = prune(fresh(card), card, inputs_of(dataset), RECIPE, Prune(epochs=1))
     assert 0.2 < metrics["parameters_kept"] < 0.35
     assert 0.2 < metrics["macs_kept"] < 0.35
-    weights.save(tmp_path / "pruned.safetensors", fitted.network, card)
-    loaded, same_card = weights.load(tmp_path / "pruned.safetensors")
-    assert same_card == card
-    images, _ = dataset.of("val")
-    by_loaded, by_fitted = (probabilities(n, card, images, CPU) for n in (loaded, fitted.network))
-    assert np.abs(by_loaded - by_fitted).max() < 1e-6  # the memory layout differs, so the last bit may
 
 
 @pytest.mark.parametrize(("architecture", "options", "frozen"), [
@@ -180,11 +161,9 @@ def test_files_of_the_same_weights_are_the_same_bytes(tmp_path: Path, card: Mode
     """DVC and MLflow know a checkpoint by its hash; the memory's layout does not count."""
     torch.manual_seed(0)
     network = fresh(card)
-    before = weights_hash(network)
     weights.save(tmp_path / "a", network, card)
     weights.save(tmp_path / "b", network.to(memory_format=torch.channels_last), card)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert weights_hash(network) == before
 
 
 def test_several_seeds(card: ModelCard, dataset: Dataset) -> None:
@@ -196,6 +175,5 @@ def test_several_seeds(card: ModelCard, dataset: Dataset) -> None:
     assert done.seeds["val_accuracy"].max() == done.metrics["best_val_accuracy"]
     assert done.seeds["shipped"].tolist() == [True, False, False]
     assert done.history["seed"].tolist()[:2] == [done.seed, done.seed]
-    assert done.seeds["weights"].nunique() == 3
     alone = train(card, inputs, recipe(seed=5))
     assert alone.seeds["weights"][0] == done.seeds.set_index("seed")["weights"][5]

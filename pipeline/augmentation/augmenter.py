@@ -23,39 +23,33 @@ class Augmenter:
         self.random = RandomStream(device, seed)
         self.colour = ColourMap(policy, mean, std, device)
 
-    def reseed(self, seed: int) -> None:
-        self.random.generator.manual_seed(seed)
-
     def __call__(self, images_NHWC: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] -> augmented and normalized float32 [N, 3, H, W]."""
         images_NCHW = images_NHWC.float().permute(0, 3, 1, 2)
         if self.policy.warps:
             theta = affine(self.policy, self.random, len(images_NCHW))
-            if not self.policy.interpolates:
-                theta = by_whole_pixels(theta, images_NCHW)
-            images_NCHW = resample(images_NCHW, theta, beyond="reflection")
+            theta = theta if self.policy.interpolates else by_whole_pixels(theta, images_NCHW)
+            images_NCHW = resample(images_NCHW, theta)
         images_NCHW = self.colour(images_NCHW, self.random)
+        # Zero is the mean after normalization. A product is three times as fast as masked_fill on a CPU
         if self.policy.cutout:
-            images_NCHW = self._cutout(images_NCHW)
-        return self._erase(images_NCHW) if self.policy.erasing else images_NCHW
+            images_NCHW *= ~self._square(images_NCHW)
+        if self.policy.erasing:
+            images_NCHW *= ~self._rectangle(images_NCHW)
+        return images_NCHW
 
-    def _cutout(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Blank a square, its centre anywhere."""
+    def _square(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """bool [N, 1, H, W]: a square in each image, its centre anywhere."""
         count, _, height, width = images_NCHW.shape
         centre = self.random.between(0, 1, count), self.random.between(0, 1, count)
         side = torch.full((count,), self.policy.cutout, device=images_NCHW.device)
-        return _blank(images_NCHW, inside(centre, side, side, height, width))
+        return inside(centre, side, side, height, width)
 
-    def _erase(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Blank a rectangle that lies within the image, in some of the images."""
+    def _rectangle(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """bool [N, 1, H, W]: a rectangle that lies within the image, in some of the images."""
         count, _, height, width = images_NCHW.shape
         wide, high = sides(self.random.between(*ERASED_AREA, count), ERASED_ASPECT, self.random)
         x = wide / 2 + (1 - wide) * self.random.between(0, 1, count)
         y = high / 2 + (1 - high) * self.random.between(0, 1, count)
         erased = self.random.chance(self.policy.erasing, count)[:, None, None, None]
-        return _blank(images_NCHW, inside((x, y), wide, high, height, width) & erased)
-
-
-def _blank(images_NCHW: torch.Tensor, lost_N1HW: torch.Tensor) -> torch.Tensor:
-    """In place: zero is the mean after normalization. A product is three times as fast as masked_fill on a CPU."""
-    return images_NCHW.mul_(~lost_N1HW)
+        return inside((x, y), wide, high, height, width) & erased

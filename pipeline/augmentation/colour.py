@@ -32,9 +32,8 @@ class ColourMap:
         count, policy = len(images_NCHW), self.policy
         # Channels first: a product of [3, 3] with [3, P] takes a tenth of the time of [P, 3] with [3, 3] on a CPU
         pixels_NCP = images_NCHW.contiguous().view(count, 3, -1)
-        brightness = random.around(1, policy.brightness, count)[:, None, None]
-        contrast = random.around(1, policy.contrast, count)[:, None, None]
-        saturation = random.around(1, policy.saturation, count)[:, None, None]
+        spreads = (policy.brightness, policy.contrast, policy.saturation)
+        brightness, contrast, saturation = (random.around(1, spread, count)[:, None, None] for spread in spreads)
         angle = random.around(0, 2 * math.pi * policy.hue, count)[:, None, None]
         colour = torch.cos(angle) * self.to_colour + torch.sin(angle) * self.to_turned_colour
         matrix = (self.to_grey + saturation * colour) * (brightness * contrast / 255) / self.std[:, None]

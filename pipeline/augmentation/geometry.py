@@ -36,27 +36,24 @@ def by_whole_pixels(theta: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Ten
 
 def _inside_crop(theta: torch.Tensor, smallest: float, random: RandomStream) -> torch.Tensor:
     """Let the whole of `theta` happen inside a random window that lies within the image."""
-    area = random.between(smallest, 1, len(theta))
-    sides_N2 = torch.stack(sides(area, CROP_ASPECT, random), dim=1)
+    sides_N2 = torch.stack(sides(random.between(smallest, 1, len(theta)), CROP_ASPECT, random), dim=1)
     free = torch.stack([random.around(0, 1, len(theta)) for _ in range(2)], dim=1)
     cropped = theta * sides_N2[:, :, None]
     cropped[:, :, 2] += free * (1 - sides_N2)
     return cropped
 
 
-def resample(images_NCHW: torch.Tensor, theta: torch.Tensor, beyond: str) -> torch.Tensor:
-    """Bilinear, in contiguous memory; `beyond` the edge: reflection | border | zeros.
+def resample(images_NCHW: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Bilinear, in contiguous memory; beyond the edge the image is reflected.
 
     The grid is that of torch's affine_grid, whose batched product of thin matrices takes longer on a CPU than the
     resampling itself: a column's part and a row's part, added, take a fiftieth of that.
     """
     height, width = images_NCHW.shape[2:]
-    x = (2 * torch.arange(width, device=theta.device) + 1) / width - 1
-    y = (2 * torch.arange(height, device=theta.device) + 1) / height - 1
-    by_column_N2W = theta[:, :, 0:1] * x
-    by_row_N2H = theta[:, :, 1:2] * y + theta[:, :, 2:3]
+    x, y = ((2 * torch.arange(side, device=theta.device) + 1) / side - 1 for side in (width, height))
+    by_column_N2W, by_row_N2H = theta[:, :, 0:1] * x, theta[:, :, 1:2] * y + theta[:, :, 2:3]
     grid_N2HW = by_column_N2W[:, :, None, :] + by_row_N2H[:, :, :, None]
-    return grid_sample(images_NCHW, grid_N2HW.permute(0, 2, 3, 1), padding_mode=beyond, align_corners=False)
+    return grid_sample(images_NCHW, grid_N2HW.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False)
 
 
 def sides(area: torch.Tensor, aspect: float, random: RandomStream) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,8 +69,7 @@ def inside(
 ) -> torch.Tensor:
     """bool [N, 1, rows, columns]: the pixels whose middle lies in the rectangle; all lengths [N] are shares."""
     x, y = centre
-    column = (torch.arange(columns, device=x.device) + 0.5) / columns
-    row = (torch.arange(rows, device=x.device) + 0.5) / rows
+    column, row = ((torch.arange(count, device=x.device) + 0.5) / count for count in (columns, rows))
     in_columns = (column - x[:, None]).abs() < width[:, None] / 2
     in_rows = (row - y[:, None]).abs() < height[:, None] / 2
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]

@@ -35,11 +35,9 @@ def lr_find(
     placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
     step = TrainingStep(network, card, inputs, recipe, placement)
     loader = data_loader(inputs.images_NHWC, inputs.labels, inputs.rows, recipe.images, placement.device)
-    found = find_learning_rate(step, loader, inputs.rows, steps)
+    found = find_learning_rate(step, loader, inputs, steps)
     steepest, peak = suggested(found)
     path = out or Path(f"lr-find-{model}.png")
-    save(learning_rates(found, steepest, peak, f"{model}, {recipe.optimizer}, batch {recipe.batch_size}"), path)
-    print(
-        f"{model} with {recipe.optimizer} at batch {recipe.batch_size}: suggested learning_rate {peak:.2g}, now it is "
-        f"{recipe.learning_rate:g} (the loss falls fastest at {steepest:.2g}); picture: {path}"
-    )
+    title = f"{model}, {recipe.optimizer}, batch {recipe.batch_size}"
+    save(learning_rates(found, steepest, peak, title), path)
+    print(f"{title}: suggested learning_rate {peak:.2g}, now it is {recipe.learning_rate:g}; picture: {path}")

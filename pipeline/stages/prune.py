@@ -20,7 +20,7 @@ from pipeline.config import Params, Prune, Train
 from pipeline.networks import weights
 from pipeline.networks.deployable import last_dense
 from pipeline.stages.train import metrics
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
+from pipeline.training.checkpointing import Checkpoints, checkpoints_of
 from pipeline.training.closed_form import as_it_is
 from pipeline.training.device import choose_device
 from pipeline.training.inputs import FILES, TrainingInputs, read_inputs
@@ -48,24 +48,20 @@ def run(config: Params, name: str) -> list[str]:
         write_table(layout.history("prune", name), fitted.history)
         write_metrics("prune", name, measured, source)
         checkpoints.clear()
-    cut = f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"
+    cut = [f"{measured['parameters_kept']:.1%} of the parameters", f"{measured['macs_kept']:.1%} of the work"]
     return [*cut, f"val accuracy {measured['best_val_accuracy']:.4f}"]
 
 
 def prune(
-    network: nn.Module,
-    card: ModelCard,
-    inputs: TrainingInputs,
-    recipe: Train,
-    config: Prune,
-    checkpoints: Checkpoints = NOWHERE,
-) -> tuple[Fitted, dict[str, Any]]:
+    network: nn.Module, card: ModelCard, inputs: TrainingInputs, recipe: Train, config: Prune,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Fitted, dict[str, Any]]:  # fmt: skip
     """The smaller, fine-tuned network and its metrics.json; one that is nothing but its last layer comes through whole.
     `network` is changed in place."""
     whole_macs, whole_parameters = _cost(network, card)
     rate = recipe.learning_rate * config.learning_rate_factor
     gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": rate})
-    if has_channels(network):
+    if sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules()) > 1:
         remove_channels(network, card, config)
         if hasattr(network, "frozen"):  # a torchvision_model's backbone: once cut, it has to learn again
             network.frozen = False  # type: ignore[assignment]  # a plain flag
@@ -78,29 +74,18 @@ def prune(
     return fitted, metrics(fitted, card, inputs) | left
 
 
-def has_channels(network: nn.Module) -> bool:
-    """Whether there is a layer but the last, whose outputs are the classes."""
-    last = last_dense(network)
-    return any(isinstance(layer, nn.Conv2d | nn.Linear) and layer is not last for layer in network.modules())
-
-
 def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
     """Cut the share `config.channels` from every layer but the last, whose outputs are the classes. Networks with
     attention or shuffled channels stay whole, and a warning says so."""
-    stuck = [module for module in network.modules() if isinstance(module, UNCUTTABLE)]
+    stuck = {type(module).__name__ for module in network.modules() if isinstance(module, UNCUTTABLE)}
     if stuck:
-        kind = type(stuck[0]).__name__
-        print(f"warning: nothing is pruned: channels of {kind} cannot be removed; it is fine-tuned", file=sys.stderr)
+        print(f"warning: channels of {stuck.pop()} cannot be removed: it is only fine-tuned", file=sys.stderr)
         return
-    pruner = torch_pruning.pruner.BasePruner(
-        network.train(),
-        _example(card),
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=config.channels,
-        ignored_layers=[last_dense(network)],
-        round_to=config.round_to,
-    )
-    pruner.step()
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    torch_pruning.pruner.BasePruner(
+        network.train(), _example(card), importance, pruning_ratio=config.channels,
+        ignored_layers=[last_dense(network)], round_to=config.round_to,
+    ).step()  # fmt: skip
 
 
 def _cost(network: nn.Module, card: ModelCard) -> tuple[int, int]:
@@ -110,5 +95,4 @@ def _cost(network: nn.Module, card: ModelCard) -> tuple[int, int]:
 
 
 def _example(card: ModelCard) -> torch.Tensor:
-    side = card.preprocessing.size
-    return torch.zeros(1, 3, side, side)
+    return torch.zeros(1, 3, card.preprocessing.size, card.preprocessing.size)

@@ -23,7 +23,7 @@ from pipeline.evaluation.selection import best_by_validation
 from pipeline.networks import weights
 from pipeline.networks.architectures import find
 from pipeline.networks.deployable import probabilities
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, checkpoints_of
+from pipeline.training.checkpointing import Checkpoints, checkpoints_of
 from pipeline.training.closed_form import fit_closed_form
 from pipeline.training.distributed import ALONE, Distributed, process_group, start_processes
 from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_card, read_inputs
@@ -86,21 +86,17 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
     write_table(layout.seeds_table(name), trained.seeds)
     write_table(layout.history("train", name), trained.history)
     write_json(layout.examined(name), examined)
-    plain = {"train_accuracy_plain": examined["train_accuracy"]}
-    write_metrics("train", name, trained.metrics | plain, checkpoint, splits=sha256(layout.SPLITS))
+    found = trained.metrics | {"train_accuracy_plain": examined["train_accuracy"]}
+    write_metrics("train", name, found, checkpoint, splits=sha256(layout.SPLITS))
 
 
 def train(
-    card: ModelCard,
-    inputs: TrainingInputs,
-    recipe: Train,
+    card: ModelCard, inputs: TrainingInputs, recipe: Train,
     on_epoch: Callable[[int, Row, Row], None] = lambda seed, row, cost: None,
-    checkpoints: Checkpoints = NOWHERE,
-    group: Distributed = ALONE,
-) -> Trained:
+    checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
+) -> Trained:  # fmt: skip
     """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""
-    fits, measured = {}, {}
-    by_gradients = not hasattr(find(card.architecture), "solve")
+    fits, measured, by_gradients = {}, {}, not hasattr(find(card.architecture), "solve")
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         seeded, told = recipe.model_copy(update={"seed": seed}), partial(on_epoch, seed)
         if recipe.seeds > 1 and group.is_main:
@@ -113,22 +109,14 @@ def train(
         measured[seed] = metrics(fits[seed], card, inputs) | {"by_gradients": by_gradients}
     best = best_by_validation({seed: found["best_val_accuracy"] for seed, found in measured.items()})
     order = [best, *(seed for seed in fits if seed != best)]
-    histories = {seed: fits[seed].history for seed in order}
-    return Trained(
-        fitted=fits[best],
-        seed=best,
-        networks={seed: fits[seed].network for seed in order},
-        history=pd.concat(histories, names=["seed"]).droplevel(1).reset_index(),
-        seeds=pd.DataFrame([{
-            "seed": seed,
-            "best_epoch": fits[seed].best_epoch,
-            "val_accuracy": measured[seed]["best_val_accuracy"],
-            "val_loss": float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]),
-            "weights": weights.weights_hash(fits[seed].network),
-            "shipped": seed == best,
-        } for seed in order]),
-        metrics=measured[best],
-    )  # fmt: skip
+    networks = {seed: fits[seed].network for seed in order}
+    history = pd.concat({seed: fits[seed].history for seed in order}, names=["seed"]).droplevel(1).reset_index()
+    seeds = pd.DataFrame({"seed": order, "best_epoch": [fits[seed].best_epoch for seed in order]})
+    seeds["val_accuracy"] = [measured[seed]["best_val_accuracy"] for seed in order]
+    seeds["val_loss"] = [float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]) for seed in order]
+    seeds["weights"] = [weights.weights_hash(network) for network in networks.values()]
+    seeds["shipped"] = seeds["seed"] == best
+    return Trained(fits[best], best, networks, history, seeds, measured[best])
 
 
 def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str, Any]:

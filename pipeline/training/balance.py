@@ -43,8 +43,7 @@ def balanced(rows: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...],
 def _duplicated(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
     """Positions in `labels`, ascending, each class as often as the largest: all its images the same number of times,
     and a random choice of them once more."""
-    order = np.random.default_rng(seed)
-    chosen = []
+    order, chosen = np.random.default_rng(seed), []
     for label, count in enumerate(counts):
         whole, rest = divmod(counts.max(), count)
         members = np.flatnonzero(labels == label)

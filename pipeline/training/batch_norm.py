@@ -25,11 +25,10 @@ def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
-def replica(network: nn.Module, share_gradients: bool) -> nn.Module:
-    """A copy on the same weights and buffers, but for the statistics of batch norm: means over what the copy sees
-    between two calls of `take`. A frozen norm, which does not train, sees nothing."""
-    shared = [*network.buffers(), *(network.parameters() if share_gradients else ())]
-    twin = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+def replica(network: nn.Module) -> nn.Module:
+    """A copy on the same weights and buffers, but for the gradients and the statistics of batch norm: means over what
+    the copy sees between two calls of `take`. A frozen norm, which does not train, sees nothing."""
+    twin = copy.deepcopy(network, {id(buffer): buffer for buffer in network.buffers()})
     for mine, original in zip(twin.parameters(), network.parameters(), strict=True):
         mine.data = original.data
     for norm in tracking_norms(twin):
@@ -42,7 +41,7 @@ def replica(network: nn.Module, share_gradients: bool) -> nn.Module:
 
 def observer(network: nn.Module) -> nn.Module:
     """A replica that computes as in evaluation, but whose batch norms normalize over what they see, and remember it."""
-    twin = replica(network, share_gradients=True).train()
+    twin = replica(network).train()
     learning = [norm for norm in tracking_norms(twin) if norm.training]
     twin.eval()
     for norm in learning:

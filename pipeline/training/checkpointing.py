@@ -1,7 +1,5 @@
-"""Where an interrupted training goes on from: one file a seed, replaced as a whole, never half written.
-
-Apart from DVC's outputs, which DVC deletes before it runs a stage. Each file is named after a hash of all inputs of its
-training, so that nothing is resumed with other data, another recipe or other code.
+"""Where an interrupted training goes on from: one file a seed, apart from DVC's outputs, which DVC deletes before it
+runs a stage. Its name is a hash of all inputs: nothing is resumed with other data, another recipe or other code.
 """
 
 from __future__ import annotations
@@ -26,61 +24,51 @@ SOURCES = ("training/*.py", "augmentation/*.py", "networks/**/*.py", "stages/tra
 
 
 class Checkpoints:
-    """The states of a training's seeds, in `folder`, at most one every `seconds`; without a folder there are none."""
+    """The states of a training's seeds, in `folder`, at most one every `seconds`."""
 
-    def __init__(self, folder: Path | None, key: str = "", seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, key: str, seconds: float = 0.0) -> None:
         self.folder, self.key, self.seconds = folder, key, seconds
-        self.saved = time.monotonic()
-        self.failure = ""
+        self.saved, self.failed = time.monotonic(), False
 
-    def path(self, seed: int) -> Path | None:
-        return self.folder / f"{self.key}-{seed}.pt" if self.folder else None
+    def path(self, seed: int) -> Path:
+        return self.folder / f"{self.key}-{seed}.pt"
 
     def load(self, seed: int) -> State | None:
         """Raises UserError for a file that is damaged."""
-        path = self.path(seed)
-        if path is None or not path.exists():
-            return None
         try:
-            state: State = torch.load(path, map_location="cpu", weights_only=True)
+            state: State = torch.load(self.path(seed), map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
         except Exception as error:
             reason = str(error).splitlines()[0][:80]
-            raise UserError(f"{path} cannot be read ({reason}): remove it to train from the start") from None
+            raise UserError(f"{self.path(seed)} cannot be read ({reason}): remove it to train from the start") from None
         return state
 
     def due(self) -> bool:
-        return self.folder is not None and time.monotonic() - self.saved >= self.seconds
+        return time.monotonic() - self.saved >= self.seconds
 
     def save(self, seed: int, state: State) -> None:
-        """Replace the file. Where that fails it is said, and costs neither the training nor the checkpoint before."""
-        path = self.path(seed)
-        if path is None:
-            return
-        content, failure = io.BytesIO(), ""  # torch does not say why it cannot write a file
+        """Replace the file. The first failure is said; none costs the training or the checkpoint before."""
+        content = io.BytesIO()  # torch does not say why it cannot write a file
         torch.save(state, content)
         try:
-            write_whole(path, content.getbuffer())
+            write_whole(self.path(seed), content.getbuffer())
         except OSError as error:
-            failure = f"no checkpoint is written to {path.parent}: {error.strerror}"
-        if failure != self.failure:
-            print(f"warning: {failure or 'checkpoints are written again'}", file=sys.stderr, flush=True)
-        self.failure, self.saved = failure, time.monotonic()
+            if not self.failed:
+                print(f"warning: no checkpoint is written to {self.folder}: {error.strerror}", file=sys.stderr)
+            self.failed = True
+        self.saved = time.monotonic()
 
     def clear(self) -> None:
         """Once the results are written; states of other recipes are of no use any more either."""
-        for path in self.folder.glob("*.pt") if self.folder else ():
+        for path in self.folder.glob("*.pt"):
             path.unlink(missing_ok=True)
 
 
-NOWHERE = Checkpoints(None)
-
-
 def checkpoints_of(folder: Path, seconds: float, facts: Iterable[object], files: Iterable[Path]) -> Checkpoints:
-    """Under a hash of `facts`, by what they say of themselves, of the images, by size and time, and of the `files` and
-    the code, by content."""
-    images = layout.IMAGES.stat()
-    threads = torch.get_num_threads()
-    digest = hashlib.sha256(repr([*facts, images.st_size, images.st_mtime_ns, torch.__version__, threads]).encode())
+    """Under a hash of the `facts`' repr, the images' size and time, and the content of the `files` and the code."""
+    images, run_by = layout.IMAGES.stat(), (torch.__version__, torch.get_num_threads())
+    digest = hashlib.sha256(repr([*facts, images.st_size, images.st_mtime_ns, *run_by]).encode())
     for path in [*files, *sorted(source for pattern in SOURCES for source in CODE.glob(pattern))]:
         digest.update(path.read_bytes())
     return Checkpoints(folder, digest.hexdigest()[:16], seconds)

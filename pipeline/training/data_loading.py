@@ -93,7 +93,7 @@ def data_loader(
 ) -> DataLoader:
     """`rows`: all that will ever be asked for. `wanted` as in `train.images`; `sharers`: processes on this memory."""
     used = np.unique(rows)
-    size = len(used) * int(np.prod(images_NHWC.shape[1:]))
+    size = len(used) * images_NHWC[0].nbytes
     with turn(device):
         if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
             return Streamed(images_NHWC, labels, device)
@@ -104,14 +104,13 @@ def batches_of(inputs: TrainingInputs, recipe: Train, epoch: int, processes: int
     """The rows of each batch of an epoch, drawn by the seed and the epoch alone: each once, or with replacement where
     rare classes come more often. All batches are of one size, give or take an image: a small one at the end would move
     the weights, and batch norm, as far as the others do."""
-    order, chances = np.random.default_rng([recipe.seed, epoch]), inputs.draw_weights
+    order, chances, count = np.random.default_rng([recipe.seed, epoch]), inputs.draw_weights, len(inputs.rows)
     if chances is None:
         drawn = order.permutation(inputs.rows)
     else:
-        drawn = order.choice(inputs.rows, len(inputs.rows), p=chances / chances.sum())
-    # Batch norm has no variance over a single image
-    most = max(1, len(drawn) // (2 * processes))
-    return np.array_split(drawn, min(math.ceil(len(drawn) / recipe.batch_size), most))
+        drawn = order.choice(inputs.rows, count, p=chances / chances.sum())
+    most = max(1, count // (2 * processes))  # batch norm has no variance over a single image
+    return np.array_split(drawn, min(math.ceil(count / recipe.batch_size), most))
 
 
 def turn(device: torch.device) -> FileLock:

@@ -1,18 +1,17 @@
 """The cores of a CPU as workers, in threads of their own, each with some shares of a batch.
 
 This is quicker than letting all cores work on each operation in turn (benchmarks/training_throughput.py): they meet
-once a step instead of a hundred times. Each worker has a copy of the network that uses the same weights and keeps its
-own gradients. How a batch is cut into shares, what a share draws and in which order they are added up does not depend
-on the number of workers: any number of them takes the same steps, bit for bit.
+once a step instead of a hundred times. How a batch is cut into shares, what a share draws and in which order they are
+added up does not depend on the number of workers: any number of them takes the same steps, bit for bit.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 import torch
@@ -30,9 +29,7 @@ Made = tuple[list[torch.Tensor | None], batch_norm.Seen]  # of a lane: gradients
 class Workers(Generic[_Worker]):
     def __init__(self, workers: Sequence[_Worker]) -> None:
         self.workers = workers
-        self._free: SimpleQueue[_Worker] = SimpleQueue()
-        for worker in workers:
-            self._free.put(worker)
+        self._own = threading.local()  # .worker: the thread's own
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -42,9 +39,14 @@ class Workers(Generic[_Worker]):
         if count == 1:
             yield
             return
-        each = max(1, threads // count)
+        unowned = list(self.workers)
+
+        def begin() -> None:
+            torch.set_num_threads(max(1, threads // count))
+            self._own.worker = unowned.pop()
+
         torch.set_num_threads(1)  # threads of this one that wait for work would keep cores busy
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each,)) as self._pool:
+        with ThreadPoolExecutor(count, initializer=begin) as self._pool:
             try:
                 yield
             finally:
@@ -55,20 +57,12 @@ class Workers(Generic[_Worker]):
         if len(self.workers) == 1 or len(tasks) == 1:
             return [work(self.workers[0], task) for task in tasks]
         assert self._pool is not None, "outside of at_work"
-
-        def borrowed(task: _Task) -> _Result:
-            worker = self._free.get()
-            try:
-                return work(worker, task)
-            finally:
-                self._free.put(worker)
-
-        return list(self._pool.map(borrowed, tasks))
+        return list(self._pool.map(lambda task: work(self._own.worker, task), tasks))
 
 
 def replica(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy on the same weights, with its own gradients, statistics of batch norm and random numbers for dropout."""
-    twin = batch_norm.replica(network, share_gradients=False)
+    twin = batch_norm.replica(network)
     for module in twin.modules():
         if isinstance(module, nn.Dropout):  # mypy knows methods only, and torch calls what the instance has
             module.forward = partial(_dropout, share=module.p, generator=generator)  # type: ignore[method-assign]
@@ -84,13 +78,13 @@ def take(twin: nn.Module) -> Made:
 
 def gather(network: nn.Module, made: Sequence[Made]) -> None:
     """Add up what was made of a batch, in this order, in the network's own gradients and running statistics."""
-    first = made[0][0]
-    sums, *others = [[gradient for gradient in gradients if gradient is not None] for gradients, _ in made]
+    gradients, seen = zip(*made, strict=True)
+    sums, *others = [[gradient for gradient in each if gradient is not None] for each in gradients]
     for other in others:
         torch._foreach_add_(sums, other)
-    for parameter, gradient in zip(network.parameters(), first, strict=True):
+    for parameter, gradient in zip(network.parameters(), gradients[0], strict=True):
         parameter.grad = gradient
-    batch_norm.gather(network, [statistics for _, statistics in made])
+    batch_norm.gather(network, seen)
 
 
 def workers_for(network: nn.Module, size: int, shares: int, threads: int) -> int:

@@ -40,9 +40,8 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
-    """Choose device and precision for a network; may run a few probing steps on a copy of it. What they found is
-    written to `record` and read from there the next time: measured anew, it might tip over, and the same training would
-    give other weights."""
+    """Choose device and precision for a network, perhaps by a few probing steps on a copy of it. What these found is
+    read from `record` the next time: measured anew, it might tip over, and give other weights."""
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -54,28 +53,22 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
         return Placement(device, None, "float32: this GPU has no bfloat16")
-    ratio = _recorded_ratio(network, size, classes, record)
+    probed = {"circumstances": f"{torch.__version__}, {size} pixels, {network}"}
+    found = read_json(record) if record and record.exists() else {}
+    if found.get("circumstances") != probed["circumstances"]:
+        found = probed | {"bfloat16_over_float32": round(_probe(network, size, classes), 2)}
+        if record:
+            with suppress(OSError):  # a full disk costs the record, not the training
+                write_json(record, found)
+    ratio = found["bfloat16_over_float32"]
     if ratio > PROBE_MARGIN:
         return Placement(device, torch.bfloat16, f"bfloat16, {ratio:.1f} x as fast as float32 in a probe")
     return Placement(device, None, f"float32: bfloat16 was {ratio:.1f} x as fast in a probe, {PROBE_MARGIN} x is asked")
 
 
-def _recorded_ratio(network: nn.Module, size: int, classes: int, record: Path | None) -> float:
-    circumstances = f"{torch.__version__}, {size} pixels, {network}"
-    if record is not None and record.exists():
-        content = read_json(record)
-        if content["circumstances"] == circumstances:
-            return float(content["bfloat16_over_float32"])
-    ratio = round(_probe(network, size, classes), 2)
-    if record is not None:
-        with suppress(OSError):  # a full disk costs the record, not the training
-            write_json(record, {"circumstances": circumstances, "bfloat16_over_float32": ratio})
-    return ratio
-
-
 def _probe(network: nn.Module, size: int, classes: int) -> float:
-    """How many times as fast bfloat16 is in training steps on random images, on the CPU: by the seconds that one thread
-    computes, as the clock would decide by chance beside busy neighbours."""
+    """How many times as fast bfloat16 is in training steps on the CPU: by the seconds that one thread computes, as the
+    clock would decide by chance beside busy neighbours."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

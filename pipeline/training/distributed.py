@@ -48,8 +48,6 @@ class Distributed:
         return values
 
     def all_reduce_max(self, number: int, device: torch.device) -> int:
-        if self.size == 1:
-            return number
         largest = torch.tensor(number, device=device)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
@@ -80,11 +78,10 @@ def start_processes(count: int) -> None:
 @contextmanager
 def process_group(device: str) -> Iterator[Distributed]:
     """The processes that torchrun has started, this one among them, or this one alone. `device`: `train.device`."""
-    size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    if size == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
         return
-    group = Distributed(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    group = Distributed(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpus = choose_device(device).type == "cuda"
     if on_gpus:
         if group.local_rank >= torch.cuda.device_count():

@@ -24,9 +24,9 @@ FILES = (layout.SPLITS, layout.POLICY, layout.SAMPLE_INDEX, layout.NORM_STATS, l
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a training may see: never the test split. `images_NHWC` are all images (uint8, possibly mapped from disk),
-    `labels` [N] index `class_names`; `rows` and `val_rows` select. `draw_weights` [len(rows)] or None: chances of being
-    drawn. `class_weights`, `logit_offsets` [classes]: of the training loss (see balance.py)."""
+    """What a training may see: never the test split. `images_NHWC` are all images (uint8, perhaps mapped from disk), of
+    which `rows` and `val_rows` select; `labels` [N] index `class_names`. `draw_weights` [len(rows)] or None: chances of
+    being drawn. `class_weights`, `logit_offsets` [classes]: see balance.py."""
 
     images_NHWC: np.ndarray
     labels: np.ndarray
@@ -43,30 +43,23 @@ def inputs_of(dataset: Dataset, balance: Balance, policy: Policy, recipe: Train)
     """The training rows (all, or `train.limit` of them) and the validation rows."""
     index = limited(balance.sample_index, recipe.limit, recipe.seed)
     weights = index["weight"].to_numpy()
+    draw_weights = None if (weights == weights[0]).all() else weights
+    in_loss = np.asarray(balance.class_weights), np.asarray(balance.logit_offsets)
+    rows = index["row"].to_numpy(), dataset.rows("val")
     return TrainingInputs(
-        images_NHWC=dataset.images_NHWC,
-        labels=dataset.labels,
-        class_names=dataset.class_names,
-        rows=index["row"].to_numpy(),
-        val_rows=dataset.rows("val"),
-        draw_weights=None if (weights == weights[0]).all() else weights,
-        class_weights=np.asarray(balance.class_weights),
-        logit_offsets=np.asarray(balance.logit_offsets),
-        policy=policy,
+        dataset.images_NHWC, dataset.labels, dataset.class_names, *rows, draw_weights, *in_loss, policy
     )
 
 
 def read_inputs(recipe: Train) -> TrainingInputs:
-    policy = read_json(layout.POLICY)
-    balance = Balance(read_table(layout.SAMPLE_INDEX), policy["class_weights"], policy["logit_offsets"])
-    dataset = read_dataset()
-    return inputs_of(dataset, balance, Policy(**policy["policy"]), recipe)
+    decided = read_json(layout.POLICY)
+    balance = Balance(read_table(layout.SAMPLE_INDEX), decided["class_weights"], decided["logit_offsets"])
+    return inputs_of(read_dataset(), balance, Policy(**decided["policy"]), recipe)
 
 
 def read_card(model: Model, class_names: tuple[str, ...]) -> ModelCard:
     """Of the network that an entry of `models` describes."""
-    prepared = Preprocessing.from_record(read_json(layout.PREPROCESSING))
-    stats = read_json(layout.NORM_STATS)
+    prepared, stats = Preprocessing.from_record(read_json(layout.PREPROCESSING)), read_json(layout.NORM_STATS)
     file, options = find(model.architecture), checked(model.architecture, model.options)
     own = file.statistics(options) if hasattr(file, "statistics") else None
     mean, std = own or (tuple(stats["mean"]), tuple(stats["std"]))

@@ -18,7 +18,7 @@ from pipeline.artifacts import ModelCard
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.training import batch_norm
-from pipeline.training.checkpointing import NOWHERE, Checkpoints, State
+from pipeline.training.checkpointing import Checkpoints, State
 from pipeline.training.data_loading import DataLoader, batches_of, data_loader
 from pipeline.training.device import Placement, place
 from pipeline.training.distributed import ALONE, Distributed
@@ -29,7 +29,6 @@ from pipeline.training.step import NEVER, TrainingStep
 
 ASK = 20  # steps of several processes between two questions whether to stop: each costs a wait for all
 LOOK = 1.0  # seconds between two looks at the device's sums, for the bar and for losses that are not finite
-
 POSITION = ("history", "best_state", "best_epoch", "done")  # what a checkpoint holds beside the state of the step
 # Told after each epoch: its row of the history, and its cost, which stays out of DVC's outputs
 OnEpoch = Callable[[dict[str, float], dict[str, float]], None]
@@ -46,35 +45,25 @@ class Fitted:
 
 
 def fit(
-    network: nn.Module,
-    card: ModelCard,
-    inputs: TrainingInputs,
-    recipe: Train,
-    on_epoch: OnEpoch = lambda row, cost: None,
-    checkpoints: Checkpoints = NOWHERE,
-    group: Distributed = ALONE,
-) -> Fitted:
+    network: nn.Module, card: ModelCard, inputs: TrainingInputs, recipe: Train,
+    on_epoch: OnEpoch = lambda row, cost: None, checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
+) -> Fitted:  # fmt: skip
     """Train in place, from the checkpoint if there is one. Raises UserError when the loss stops being finite, and
     Interrupted, with the state in the checkpoint, when a signal asked for an end."""
-    record = checkpoints.folder / "probe.json" if checkpoints.folder and group.is_main else None
+    record = checkpoints.folder / "probe.json" if checkpoints and group.is_main else None
     # One process decides for all
     placement = group.broadcast(place(recipe, network, card.preprocessing.size, len(card.class_names), record))
-    state = checkpoints.load(recipe.seed)
     rows = np.concatenate([inputs.rows, inputs.val_rows])
     sharers = group.size if placement.device.type == "cpu" else 1
     try:
         step = TrainingStep(network, card, inputs, recipe, placement, group)
         loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
         training = _Training(step, inputs, loader, checkpoints)
-        if state:
-            training.load(state)
         with noticed() as stop, step.workers.at_work():
             training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU has not enough memory ({str(error).split('.')[0]}): set train.images to streamed, lower "
-            f"train.micro_batch or ingest.image_size, choose a smaller network, or set train.device to cpu"
-        ) from error
+        remedy = "set train.images to streamed, or lower train.micro_batch or ingest.image_size"
+        raise UserError(f"the GPU has not enough memory ({str(error).split('.')[0]}): {remedy}") from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
 
@@ -82,53 +71,45 @@ def fit(
 def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
     """A plain line for an epoch; `left`: seconds to go, about."""
     minutes, seconds = divmod(round(left), 60)
-    print(
-        f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-        f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  "
-        f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go",
-        flush=True,
-    )
+    names = {"loss": "train_loss", "accuracy": "train_accuracy", "val loss": "val_loss", "val accuracy": "val_accuracy"}
+    figures = "  ".join(f"{word} {row[name]:.4f}" for word, name in names.items())
+    speed = f"{cost['images_per_second']:,.0f} images/s  {minutes}:{seconds:02d} to go"
+    print(f"epoch {row['epoch']:3.0f}  {figures}  {speed}", flush=True)
 
 
 class _Training:
     """Where a training stands."""
 
     def __init__(
-        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints
+        self, step: TrainingStep, inputs: TrainingInputs, loader: DataLoader, checkpoints: Checkpoints | None
     ) -> None:
         self.step, self.recipe, self.group = step, step.recipe, step.group
         self.inputs, self.loader, self.checkpoints = inputs, loader, checkpoints
         self.history: list[dict[str, float]] = []
-        self.best_state: State = copy.deepcopy(step.validated.state_dict())
-        self.best_epoch = 0
-        self.done = 0  # steps of the epoch that is going on
+        self.best_state: State = {}
+        self.best_epoch = self.done = 0  # done: steps of the epoch that is going on
         self.now = 0.0  # seconds of training at the last step, where they count
         self.start = time.perf_counter()  # of the training, less the time between its attempts
         self.steps = len(batches_of(inputs, step.recipe, 1, step.group.size))
-
-    def state(self) -> State:
-        position = {name: getattr(self, name) for name in POSITION}
-        return {"step": self.step.state(), "seconds": time.perf_counter() - self.start, **position}
-
-    def load(self, state: State) -> None:
-        self.step.load(state["step"])
-        for name in POSITION:
-            setattr(self, name, state[name])
-        self.now = state["seconds"]
-        self.start = time.perf_counter() - self.now
-        if self.group.is_main:
-            print(f"going on {self._where()}, from the checkpoint in {self.checkpoints.folder}", flush=True)
+        if checkpoints and (state := checkpoints.load(self.recipe.seed)):
+            step.load(state["step"])
+            for name in POSITION:
+                setattr(self, name, state[name])
+            self.now = state["seconds"]
+            self.start = time.perf_counter() - self.now
+            if self.group.is_main:
+                print(f"going on {self._where()}, from the checkpoint in {checkpoints.folder}", flush=True)
 
     def run(self, stop: Stop, on_epoch: OnEpoch) -> None:
         while self._goes_on():
             row, cost = self._epoch(len(self.history) + 1, stop)
             if self.group.is_main:
-                limit = 60 * self.recipe.time_limit or math.inf
+                limit = self.start + (60 * self.recipe.time_limit or math.inf)
                 by_steps = (self.recipe.epochs - len(self.history)) * cost["epoch_seconds"]
-                say(row, cost, min(by_steps, max(0.0, limit - (time.perf_counter() - self.start))))
+                say(row, cost, min(by_steps, max(0.0, limit - time.perf_counter())))
                 on_epoch(row, cost)
             self._pause(stop, self.done)
-        self._save_if(True)  # the other seeds may still be killed
+        self._save()  # the other seeds may still be killed
 
     def _goes_on(self) -> bool:
         if not self.history or self.done:  # one epoch in any case, and none is left half done
@@ -144,9 +125,8 @@ class _Training:
         learning_rate = self._learning_rate(0)
         images = sum(len(batch) for batch in batches[self.done :])
         hidden = None if self.group.is_main else True  # None: shown on a terminal
-        name = f"epoch {epoch}/{self.recipe.epochs}"
+        name, looked = f"epoch {epoch}/{self.recipe.epochs}", time.monotonic()
         with tqdm(total=images, desc=name, unit=" images", leave=False, disable=hidden) as bar:
-            looked = time.monotonic()
             step.train()
             for pixels, labels in self.loader.batches([self._mine(batch) for batch in batches[self.done :]]):
                 self._tell_time()
@@ -155,28 +135,22 @@ class _Training:
                 self.done += 1
                 bar.update(len(labels) * self.group.size)
                 if step.device.type == "cpu" or time.monotonic() - looked > LOOK:
-                    sums, looked = self._look(), time.monotonic()
-                    accuracy = sums["correct"] / sums["seen"]
-                    bar.set_postfix_str(f"loss {sums['loss'] / sums['seen']:.3f}, accuracy {accuracy:.3f}", False)
+                    tally, looked = self._look(), time.monotonic()
+                    bar.set_postfix_str(f"loss {tally['loss']:.3f}, accuracy {tally['accuracy']:.3f}", False)
                 self._pause(stop, number + 1)
                 if self._share_of_time() >= 1:
                     break
-        sums = self._look(self.group)
+        tally = self._look(self.group)
         trained = time.perf_counter() - start
         val_loss, val_accuracy = self._validate(stop)
         row = {
-            "epoch": epoch,
-            "learning_rate": learning_rate,
-            "train_loss": sums["loss"] / sums["seen"],
-            "train_accuracy": sums["correct"] / sums["seen"],
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "gradient_norm": sums["norm"] / self.done,
-            "gradient_norm_max": sums["norm_max"],
-        }
+            "epoch": epoch, "learning_rate": learning_rate,
+            "train_loss": tally["loss"], "train_accuracy": tally["accuracy"],
+            "val_loss": val_loss, "val_accuracy": val_accuracy,
+            "gradient_norm": tally["norm"] / self.done, "gradient_norm_max": tally["norm_max"],
+        }  # fmt: skip
         self.history.append(row)
-        best = self.history[self.best_epoch - 1]
-        if self.best_epoch == 0 or (val_accuracy, -val_loss) > (best["val_accuracy"], -best["val_loss"]):
+        if row is max(self.history, key=lambda each: (each["val_accuracy"], -each["val_loss"])):
             self.best_state, self.best_epoch = copy.deepcopy(step.validated.state_dict()), epoch
         self.done = 0
         step.reset_tally()
@@ -192,9 +166,9 @@ class _Training:
 
     def _learning_rate(self, step: int) -> float:
         """By the steps or by the time, whichever is further."""
-        done = (len(self.history) + step / self.steps) / self.recipe.epochs
+        progress = max((len(self.history) + step / self.steps) / self.recipe.epochs, self._share_of_time())
         val_losses = [row["val_loss"] for row in self.history]
-        return self.recipe.learning_rate * share(self.recipe, min(1.0, max(done, self._share_of_time())), val_losses)
+        return self.recipe.learning_rate * share(self.recipe, min(1.0, progress), val_losses)
 
     def _tell_time(self) -> None:
         """All processes go by one clock, or their learning rates would drift apart."""
@@ -221,19 +195,18 @@ class _Training:
             if self.group.size == 1:  # processes may have different numbers of batches here
                 self._pause(stop, self.done)
         loss, correct, count = self.group.all_reduce_sum(sums).tolist()
-        assert count == len(self.inputs.val_rows)
         if not math.isfinite(loss):
             raise self._not_finite(f"validation loss is not finite in epoch {len(self.history) + 1}")
         return loss / count, correct / count
 
     def _look(self, group: Distributed = ALONE) -> dict[str, float]:
-        """The sums of the epoch so far. Raises UserError when a loss was not finite."""
-        sums = self.step.read_tally(group)
-        if sums["bad_step"] < NEVER:
-            epoch, step = divmod(int(sums["bad_step"]), self.steps)
+        """What the epoch has come to so far. Raises UserError when a loss was not finite."""
+        tally = self.step.read_tally(group)
+        if tally["bad_step"] < NEVER:
+            epoch, step = divmod(int(tally["bad_step"]), self.steps)
             where = f"in epoch {epoch + 1}, step {step + 1} of {self.steps}"
             raise self._not_finite(f"loss is not finite {where}, at learning rate {self._learning_rate(step):.3g}")
-        return sums
+        return tally
 
     def _not_finite(self, what: str) -> UserError:
         clip = "" if self.recipe.clip_gradient else ", or set train.clip_gradient to 1"
@@ -245,15 +218,18 @@ class _Training:
         asked = stop.signal_number
         if self.group.size > 1:  # whoever stops alone leaves the others waiting for ever
             asked = self.group.all_reduce_max(asked, self.step.device) if number % ASK == 0 else 0
-        self._save_if(bool(asked) or self.checkpoints.due())
+        if asked or (self.checkpoints and self.checkpoints.due()):
+            self._save()
         if asked:
             raise Interrupted(asked, self._where())
 
-    def _save_if(self, wanted: bool) -> None:
+    def _save(self) -> None:
         """Never a state whose loss was not finite."""
-        if wanted and self.group.is_main:
+        if self.checkpoints and self.group.is_main:
             self._look()
-            self.checkpoints.save(self.recipe.seed, self.state())
+            state = {name: getattr(self, name) for name in POSITION}
+            state |= {"step": self.step.state(), "seconds": time.perf_counter() - self.start}
+            self.checkpoints.save(self.recipe.seed, state)
 
     def _where(self) -> str:
         return f"in epoch {len(self.history) + 1} of {self.recipe.epochs}, after step {self.done} of {self.steps}"

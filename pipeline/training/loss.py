@@ -19,8 +19,7 @@ class Loss:
 
     def total(self, logits_NK: torch.Tensor, targets_NK: torch.Tensor) -> torch.Tensor:
         """Summed over a part of a batch, to be divided by the weight of all of it."""
-        logits_NK = logits_NK + self.logit_offsets
-        smoothing = self.label_smoothing
+        logits_NK, smoothing = logits_NK + self.logit_offsets, self.label_smoothing
         return cross_entropy(logits_NK, targets_NK, self.class_weights, reduction="sum", label_smoothing=smoothing)
 
     def weight(self, targets_NK: torch.Tensor) -> torch.Tensor:

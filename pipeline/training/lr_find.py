@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import count, islice
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.training.data_loading import DataLoader
+from pipeline.training.data_loading import DataLoader, batches_of
+from pipeline.training.inputs import TrainingInputs
 from pipeline.training.step import TrainingStep
 
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -17,22 +19,18 @@ DIVERGED = 3.0  # times the lowest loss so far
 SAFE = 0.3  # share of the learning rate at which the loss is lowest, where a schedule may have its peak
 
 
-def find_learning_rate(step: TrainingStep, loader: DataLoader, rows: np.ndarray, steps: int) -> pd.DataFrame:
+def find_learning_rate(step: TrainingStep, loader: DataLoader, inputs: TrainingInputs, steps: int) -> pd.DataFrame:
     """A row per step, `learning_rate`, `loss`, `smooth`, until the loss blows up. The network is spoiled."""
-    batch = step.recipe.batch_size
-    epochs = math.ceil(steps * batch / len(rows))
-    drawn = np.concatenate([np.random.default_rng([step.recipe.seed, i]).permutation(rows) for i in range(epochs)])
+    batches = islice((batch for epoch in count(1) for batch in batches_of(inputs, step.recipe, epoch)), steps)
     found: list[dict[str, float]] = []
     average, lowest = 0.0, math.inf
     step.train()
     with step.workers.at_work():
-        parts = [drawn[i * batch : (i + 1) * batch] for i in range(steps)]
-        for i, (images, labels) in enumerate(loader.batches(parts)):
+        for i, (images, labels) in enumerate(loader.batches(list(batches))):
             learning_rate = LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1))
             step.reset_tally()
             step.update(images, labels, learning_rate, i, len(labels))
-            tally = step.read_tally()
-            loss = tally["loss"] / tally["seen"]
+            loss = step.read_tally()["loss"]
             if not math.isfinite(loss):
                 break
             average = MEMORY * average + (1 - MEMORY) * loss

@@ -12,8 +12,8 @@ from pipeline.errors import UserError
 
 
 def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-    """`rates`: factors on the learning rate (see `set_learning_rate`) by parameter name, where it is not 1; 0 freezes
-    the parameter. Raises UserError where that leaves none."""
+    """`rates`: factors on the learning rate by parameter name, where it is not 1 (each group's "rate"); 0 freezes the
+    parameter. Raises UserError where that leaves none."""
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         rate = rates.get(name, 1.0)
@@ -31,8 +31,3 @@ def make_optimizer(network: nn.Module, recipe: Train, rates: Mapping[str, float]
         return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=rate, betas=(momentum, 0.999), fused=True)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["rate"]

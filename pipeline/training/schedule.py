@@ -17,13 +17,12 @@ FIRST, LAST = 1 / 25, 1 / 25 / 1e4
 def share(recipe: Train, progress: float, val_losses: Sequence[float]) -> float:
     """What `train.learning_rate` is multiplied by. `val_losses`: of the epochs that are over (for plateau)."""
     warmup = recipe.warmup
+    after_warmup = max(0.0, (progress - warmup) / (1 - warmup))
     if recipe.schedule == "one_cycle":  # Smith 2018, arXiv:1803.09820, with cosines
-        if progress < warmup:
-            return _between(FIRST, 1.0, progress / warmup)
-        return _between(1.0, LAST, (progress - warmup) / (1 - warmup))
+        return _between(FIRST, 1.0, progress / warmup) if progress < warmup else _between(1.0, LAST, after_warmup)
     climbed = min(1.0, (progress + 1e-3) / warmup) if warmup else 1.0
     if recipe.schedule == "cosine":
-        return climbed * _between(1.0, 0.0, max(0.0, (progress - warmup) / (1 - warmup)))
+        return climbed * _between(1.0, 0.0, after_warmup)
     if recipe.schedule == "step":
         return climbed * recipe.factor ** int(progress * recipe.epochs / recipe.step_epochs + 1e-9)
     if recipe.schedule == "plateau":

@@ -32,14 +32,12 @@ from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.ema import Ema
 from pipeline.training.inputs import TrainingInputs
 from pipeline.training.loss import Loss
-from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.optimizer import make_optimizer
 
 SHARE = 32  # images of a CPU's batch that are drawn for, and normalized, together; they stay in a core's cache
 NEVER = float(1 << 24)  # as the number of a step; float32 counts exactly up to here
 # Over the steps of an epoch: sums, but for the largest norm (of the gradients before clipping) and the first bad step
-TALLY = ("loss", "correct", "seen", "norm", "norm_max", "bad_step")
-
-Share = tuple[int, torch.Tensor, torch.Tensor]  # its number in the batch, images, labels
+TALLY = ("loss", "accuracy", "seen", "norm", "norm_max", "bad_step")
 
 
 @dataclass(frozen=True)
@@ -54,23 +52,19 @@ class Worker:
     mix: Mixer
 
     def seed(self, augment: int, mix: int, dropout: int) -> None:
-        self.augment.reseed(augment)
-        self.mix.reseed(mix)
+        self.augment.random.reseed(augment)
+        self.mix.random.reseed(mix)
         _ = self.generator.manual_seed(dropout) if self.generator else torch.manual_seed(dropout)
 
 
 class TrainingStep:
     def __init__(
-        self,
-        network: nn.Module,
-        card: ModelCard,
-        inputs: TrainingInputs,
-        recipe: Train,
-        placement: Placement,
+        self, network: nn.Module, card: ModelCard, inputs: TrainingInputs, recipe: Train, placement: Placement,
         group: Distributed = ALONE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.device = device = placement.device
         self.recipe, self.placement, self.group = recipe, placement, group
+        self.weighted = bool((inputs.class_weights != 1).any())
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(network, recipe, learning_rates(network, card.architecture, card.options))
         self.learning = [p for each in self.optimizer.param_groups for p in each["params"]]
@@ -79,7 +73,6 @@ class TrainingStep:
         self.plain = Augmenter(Policy(), card.mean, card.std, device, recipe.seed)
         on_device = partial(torch.tensor, dtype=torch.float32, device=device)
         self.loss = Loss(on_device(inputs.class_weights), on_device(inputs.logit_offsets), recipe.label_smoothing)
-        self.weighted = bool((inputs.class_weights != 1).any())
         on_cpu = device.type == "cpu"
         self.share = max(SHARE, recipe.micro_batch) if on_cpu else recipe.batch_size
         self.micro_batch = recipe.micro_batch or self.share
@@ -90,10 +83,10 @@ class TrainingStep:
         for _ in range(max(1, count)):
             generator = torch.Generator() if self.replicated else None
             twin = data_parallel.replica(network, generator) if generator else self.wrapped
+            forward, observer = torch.compile(twin) if recipe.compile else twin, batch_norm.observer(self.validated)
             augment = Augmenter(inputs.policy, card.mean, card.std, device, recipe.seed)
             mix = Mixer(inputs.policy, device, recipe.seed)
-            forward = torch.compile(twin) if recipe.compile else twin
-            workers.append(Worker(forward, twin, generator, batch_norm.observer(self.validated), augment, mix))
+            workers.append(Worker(forward, twin, generator, observer, augment, mix))
         self.workers = Workers(workers)
         self.reset_tally()
 
@@ -110,25 +103,25 @@ class TrainingStep:
         self.tally = torch.tensor([0.0] * (len(TALLY) - 1) + [NEVER], device=self.device)
 
     def read_tally(self, group: Distributed = ALONE) -> dict[str, float]:
-        """Waits for the device. `loss`, `correct` and `seen` are summed over the group."""
-        sums = group.all_reduce_sum(self.tally[:3].clone())
-        return dict(zip(TALLY, [*sums.tolist(), *self.tally[3:].tolist()], strict=True))
+        """Waits for the device. `loss` and `accuracy` are means over what the group has `seen`."""
+        loss, correct, seen = group.all_reduce_sum(self.tally[:3].clone()).tolist()
+        means = (loss / max(seen, 1), correct / max(seen, 1))  # nothing is seen between two epochs
+        return dict(zip(TALLY, [*means, seen, *self.tally[3:].tolist()], strict=True))
 
     def update(
         self, images_NHWC: torch.Tensor, labels: torch.Tensor, learning_rate: float, number: int, batch: int
     ) -> None:
         """One update from this process's share of a batch, which has `batch` images in all processes; `number` counts
         the steps of the training from 0."""
-        set_learning_rate(self.optimizer, learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate"]
         while True:
             try:
                 loss, correct = self._backward(images_NHWC, labels, number, batch)
                 break
             except torch.OutOfMemoryError as error:
                 self._take_less(len(images_NHWC), error)
-        clip = self.recipe.clip_gradient
-        gradients = [p.grad for p in self.learning if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(self.learning, clip) if clip else nn.utils.get_total_norm(gradients)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_gradient or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
@@ -162,20 +155,20 @@ class TrainingStep:
         return loss / weight, correct
 
     def _lane(
-        self, worker: Worker, lane: Sequence[Share], number: int, divisor: float
+        self, worker: Worker, lane: Sequence[tuple[int, torch.Tensor, torch.Tensor]], number: int, divisor: float
     ) -> tuple[torch.Tensor, data_parallel.Made | None]:
-        """Shares one after the other, in parts of at most `micro_batch` images: sums of loss, right ones and weight;
-        and what a replica made."""
+        """Shares (number in the batch, images, labels) one after the other, in parts of at most `micro_batch` images:
+        sums of loss, right ones and weight; and what a replica made."""
         sums = torch.zeros(3, device=self.device)
         for share, images_NHWC, labels in lane:
             worker.seed(*np.random.SeedSequence([self.recipe.seed, number, share]).generate_state(3).tolist())
             targets = one_hot(labels, len(self.loss.class_weights)).float()
             images, targets = worker.mix(worker.augment(images_NHWC), targets)
             images = images.contiguous(memory_format=torch.channels_last)
-            parts = self._parts(len(labels))
-            pairs = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
-            for i, (part, wanted) in enumerate(pairs):
-                last = share == lane[-1][0] and i == parts - 1
+            count = self._parts(len(labels))
+            parts = zip(range(count), images.tensor_split(count), targets.tensor_split(count), strict=True)
+            for i, part, wanted in parts:
+                last = share == lane[-1][0] and i == count - 1
                 with nullcontext() if last else self.group.no_sync(self.wrapped):
                     with self.placement.autocast():
                         logits = worker.forward(part).float()
@@ -191,18 +184,14 @@ class TrainingStep:
         return max(1, min(math.ceil(images / self.micro_batch), images // 2))
 
     def _take_less(self, images: int, error: torch.OutOfMemoryError) -> None:
-        """Half as many images at once; the batch stays what it is."""
         taken = min(self.micro_batch, images)
         if taken <= 2 or self.group.size > 1:  # a step that is done again would meet the others' next one
             raise error
         self.micro_batch = math.ceil(taken / 2)
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        print(
-            f"out of GPU memory with {taken} images at once: going on with {self.micro_batch} (train.micro_batch), "
-            f"the batch stays {self.recipe.batch_size}; batch norm sees fewer images at once",
-            flush=True,
-        )
+        how = f"the batch stays {self.recipe.batch_size}, going on with {self.micro_batch} (train.micro_batch)"
+        print(f"out of GPU memory with {taken} images at once: {how}, in batch norm too", flush=True)
 
     def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Compute the validated network's batch norm statistics anew, from training images without augmentation."""
@@ -233,13 +222,9 @@ class TrainingStep:
 
     def state(self) -> State:
         """All that the next steps depend on."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema and self.ema.state_dict(),
-            "tally": self.tally,
-            "micro_batch": self.micro_batch,
-        }
+        ema = {"ema": self.ema.state_dict()} if self.ema else {}
+        own = {"tally": self.tally, "micro_batch": self.micro_batch}
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **ema, **own}
 
     def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
