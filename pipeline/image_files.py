@@ -3,6 +3,7 @@ drift apart. Imports no torch."""
 
 from __future__ import annotations
 
+import re
 import stat
 import warnings
 from contextlib import suppress
@@ -27,7 +28,10 @@ UPRIGHT = {
     **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE},
     **{6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
-PROGRESSIVE, END = b"\xff\xc2", b"\xff\xd9"  # markers of JPEG
+# Markers of JPEG (ITU T.81, B.1.1.3): any that is no part of a scan, as restarts are; those that begin a frame
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])", re.DOTALL)
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN, END = 0xDA, 0xD9
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
 MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not even compressed
@@ -72,19 +76,35 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
 def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_jpeg(content, preprocessing)
-    except ValueError as warning:
-        if PROGRESSIVE in content:  # nobody knows whether all of its scans are there
-            raise
-        # Without the padding at its end, and with an end marker, it decodes if no part of its scan is missing
-        whole = content.removesuffix(END)
+    except ValueError as warning:  # libjpeg has one warning for harmless bytes and damage, and tells of the first alone
+        whole = _segments(content)
         picture = whole.rstrip(b"\0\xff")
         padding = whole[len(picture) :]
-        # What may belong to the scan; any zero more could stand in for a part of the picture that is lost
+        # What may belong to the last scan; any zero more could stand in for a part of the picture that is lost
         own = padding[:2] if padding.startswith(b"\xff\0") else padding if len(padding) == 1 else b""
-        for version in (picture + own + END, picture + END):
+        for version in (picture + own, picture):
             with suppress(ValueError):
-                return replace(_decode_jpeg(version, preprocessing), note=str(warning))
+                return replace(_decode_jpeg(version + bytes([0xFF, END]), preprocessing), note=str(warning))
         raise
+
+
+def _segments(content: bytes) -> bytes:
+    """A JPEG file up to its end marker, without bytes between its segments; none if a scan of the picture is missing."""
+    parts, place, components = [content[:2]], 2, 1
+    exact: set[tuple[int, int]] = set()  # component and coefficient whose last bit is there (ITU T.81, G.1.2)
+    while (marker := MARKER.search(content, place)) and ord(marker[1]) != END:
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+        segment = content[marker.end() + 2 : place]
+        if ord(marker[1]) in FRAMES:
+            components = int.from_bytes(segment[5:6])
+        elif ord(marker[1]) == SCAN:
+            *_, first, last, precision = 0, 0, 15, *segment
+            if precision & 15 == 0:
+                exact |= {(name, i) for name in segment[1:-3:2] for i in range(first, last + 1)}
+            after = MARKER.search(content, place)
+            place = after.start() if after else len(content)
+        parts.append(content[marker.start() : place])
+    return b"".join(parts) if len(exact) >= 64 * components else b""
 
 
 def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:

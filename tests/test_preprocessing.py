@@ -299,15 +299,14 @@ def test_damaged_exif_data_do_not_cost_the_picture() -> None:
 
 @pytest.mark.parametrize("good", JPEGS)
 def test_a_jpeg_that_every_viewer_shows_is_read_with_a_note(good: bytes) -> None:
-    """Padding before the end marker, or none: all the picture is there, but nobody knows that of progressive ones."""
-    faults = (good[:-2], good[:-1], *(good[:-2] + padding for padding in (bytes(300), bytes(9) + good[-2:])))
-    for content in (*faults, good[:-2] + b"\xff\xff" + bytes(30) + good[-2:]):
-        if b"\xff\xc2" in good:
-            with pytest.raises(UnreadableImage):
-                read(content, LARGE)
-        else:
-            decoded = read(content, LARGE)
-            assert decoded.note and (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all()
+    """Padding before the end marker, none, or bytes between the segments: all the picture is there."""
+    junk = good.replace(b"\xff\xdb", b"\0junk\xff\xdb", 1)
+    padded = (
+        good[:-2] + padding for padding in (bytes(300), bytes(9) + good[-2:], b"\xff\xff" + bytes(30) + good[-2:])
+    )
+    for content in (good[:-2], good[:-1], *padded, junk, junk[:-2] + bytes(9)):
+        decoded = read(content, LARGE)
+        assert decoded.note and (decoded.pixels_HWC == read(good, LARGE).pixels_HWC).all()
     for harmless in (good, good + b"trailing", good[:-2] + b"\xff\xff" + good[-2:]):
         assert not read(harmless, LARGE).note
 
@@ -324,8 +323,8 @@ def test_a_jpeg_without_a_part_of_its_scans_is_refused(good: bytes, place: float
 def test_damage_and_a_harmless_fault_are_damage() -> None:
     """libjpeg reports only the first of several faults."""
     for good in JPEGS:
-        middle = len(good) - len(good) // 4
-        damaged = good[:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
+        tables, middle = good.index(b"\xff\xdb"), len(good) - len(good) // 4
+        damaged = good[:tables] + b"\0junk" + good[tables:middle] + b"\xff\xc1\xff\xc2" * 9 + good[middle + 36 :]
         for content in (damaged, damaged[:-2], damaged[:-2] + bytes(20) + damaged[-2:]):
             with pytest.raises(UnreadableImage, match="damaged"):
                 read(content, LARGE)
