@@ -27,13 +27,10 @@ USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
 # How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)
-
-
-def register_floats() -> None:
-    """Let Pillow open TIFF files of floats that it has no mode for, in the mode that holds their bytes."""
-    for order, end in ((II, ""), (MM, "B")):
-        OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
-        OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
+# TIFF files of floats that Pillow has no mode for are opened in the mode that holds their bytes
+for _order, _end in ((II, ""), (MM, "B")):
+    OPEN_INFO[_order, 1, FLOATS, 1, (16,), ()] = f"I;16{_end}", f"I;16{_end}"
+    OPEN_INFO[_order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{_end}F"
 
 
 def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
@@ -68,9 +65,7 @@ def eight_bits(
     values: np.ndarray, image: Image.Image, known: Mapping[str, int]
 ) -> tuple[Image.Image, tuple[str, float] | None]:
     """An image of 0-255, and the peak of `Decoded`; `known` is the `white` of `Preprocessing`.
-
-    Raises UnreadableImage where nobody can say what is white.
-    """
+    Raises UnreadableImage where nobody can say what is white."""
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
     low, high, reached = float(values.min()), float(values.max()), _reached(values)
     if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
@@ -118,8 +113,7 @@ def _end_there(peaks: np.ndarray, white: int) -> bool:
 
 
 def _most(white: npt.ArrayLike) -> np.ndarray:
-    """The brightest peak that speaks for a white: floats from 0 to 1 have no other one near."""
-    return np.maximum(2, white)
+    return np.maximum(2, white)  # the brightest peak that speaks for a white: floats from 0 to 1 have no other one near
 
 
 def _reached(values: np.ndarray) -> float:

@@ -1,5 +1,4 @@
-"""One image file as upright RGB pixels: ingest and predict use these functions, so that training and serving cannot
-drift apart. Imports no torch."""
+"""One image file as upright RGB pixels, by the same functions in ingest and predict. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import stat
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
-from pipeline.bit_depth import eight_bits, register_floats, values_of
+from pipeline.bit_depth import eight_bits, values_of
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
@@ -32,6 +30,8 @@ UPRIGHT = {
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])", re.DOTALL)
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN, END = 0xDA, 0xD9
+pillow_heif.register_heif_opener()
+warnings.filterwarnings("ignore", module="PIL")  # of odd metadata
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
 MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not even compressed
@@ -55,9 +55,7 @@ class Decoded:
 
 def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
     """Decode one image file: turned upright, transparency on the background, more than 8 bits scaled and not clipped.
-
-    Raises UnreadableImage with the reason.
-    """
+    Raises UnreadableImage with the reason."""
     if not content:
         raise UnreadableImage("the file is empty")
     try:
@@ -89,7 +87,7 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
 
 
 def _segments(content: bytes) -> bytes:
-    """A JPEG file up to its end marker, without bytes between its segments; none if a scan of the picture is missing."""
+    """A JPEG file without its end and without bytes between its segments; empty if a scan of the picture is missing."""
     parts, place, components = [content[:2]], 2, 1
     exact: set[tuple[int, int]] = set()  # component and coefficient whose last bit is there (ITU T.81, G.1.2)
     while (marker := MARKER.search(content, place)) and ord(marker[1]) != END:
@@ -120,7 +118,6 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     # A fraction of 2 or more is quicker to decode than the whole, one in between is not
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=enough, min_width=enough, min_factor=2)
     if b"Exif\0\0" in content or b"tiff:Orientation" in content:
-        _prepare_pillow()
         with Image.open(BytesIO(content)) as image:
             upright = _upright(Image.fromarray(pixels), image)
         if upright.size != pixels.shape[1::-1]:
@@ -129,16 +126,7 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     return Decoded(pixels, width, height, "L" if colours == "Gray" else "RGB", "JPEG")
 
 
-@cache
-def _prepare_pillow() -> None:
-    """For the whole process: more formats, and no warnings of odd metadata."""
-    pillow_heif.register_heif_opener()
-    register_floats()
-    warnings.filterwarnings("ignore", module="PIL")
-
-
 def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    _prepare_pillow()
     if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
