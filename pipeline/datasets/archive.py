@@ -21,18 +21,17 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 
 def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     if not root.is_file() or root.suffix.lower() not in KINDS:
+        kinds = ".zip, .tar, .tar.gz, .tar.bz2 or .tar.xz"
         raise UserError(
-            f"{root} is not a file of a kind that is read: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images, "
-            f"a folder that holds one sub-folder of images a class, or a CSV table with the columns path and label"
+            f"{root} is not a file of these kinds: give a {kinds}, a folder of class folders, or a CSV table"
         )
     try:
         _unpack(root, scratch)
     except BROKEN as error:  # RuntimeError: a password, or a compression that zipfile does not know
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{root} cannot be unpacked ({reason}): it may be damaged, unsafe, or protected by a password, or the disk "
-            f"is full: pack it again, or unpack it and give the folder"
-        ) from None
+        said = (
+            f"{root} cannot be unpacked ({' '.join(str(error).split())}): it may be damaged or unsafe, have a password"
+        )
+        raise UserError(f"{said}, or the disk is full: pack it again, or unpack it and give the folder") from None
     inner = _inner(scratch, labels)
     listed = (inner / labels).is_file()
     try:

@@ -62,10 +62,8 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     if splits := _splits(shared):
         raise UserError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
     if drawn := [name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN]:
-        said = (
-            f"{root}: the classes have the sub-folders {_listed(shared)}; {_listed(drawn)} would be learned as images"
-        )
-        raise UserError(f"{said}: move these out of {root}, or write a table of labels")
+        said = f"{root}: the classes have the sub-folders {_listed(shared)}"
+        raise UserError(f"{said}: move {_listed(drawn)}, which are no photos, out of it, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
     classes, places = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     below = _listed(set().union(*inside.values()))
@@ -124,10 +122,8 @@ def _everything(root: Path) -> list[Entry]:
         elif part.resolve() in above:
             entries.append(_entry(root, part, part.name, "", LOOP))
         else:
-            raise UserError(
-                f"{part} stands beside train/ and is neither val nor test with class folders: move it away or rename "
-                f"it, or move its images into {part.name}/CLASS/"
-            )
+            said = f"{part} stands beside train/ and is neither val nor test with class folders"
+            raise UserError(f"{said}: move it away or rename it, or move its images into {part.name}/CLASS/")
     return entries
 
 

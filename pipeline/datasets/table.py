@@ -37,16 +37,14 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     written = [entry.path for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
     lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110  # Path raises at long names
     if len(lost) > len(entries) / 2:
-        there = [str(file.relative_to(root)) for file, fault in files(root, frozenset()) if not fault]
-        stem = PurePosixPath(lost[0]).stem.casefold()
-        alike = [
-            file for file in there if PurePosixPath(file).stem.casefold() == stem
-        ]  # another folder, extension, case
-        nearest = "".join(f", but {file} is" for file in get_close_matches(lost[0], alike, n=1, cutoff=0))
-        raise UserError(
-            f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
-            f"{root / lost[0]}{nearest}: correct the table's paths, which start from its folder"
-        )
+        stem = PurePosixPath(
+            lost[0]
+        ).stem.casefold()  # there may be one in another folder, of another kind, in capitals
+        there = [file for file, fault in files(root, frozenset()) if not fault and file.stem.casefold() == stem]
+        alike = get_close_matches(lost[0], [str(file.relative_to(root)) for file in there], n=1, cutoff=0)
+        said = f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
+        said += f"{root / lost[0]}{f', but {alike[0]} is' if alike else ''}"
+        raise UserError(f"{said}: correct the table's paths, which start from its folder")
     return Found(entries)
 
 
@@ -71,19 +69,16 @@ def _read(table: Path) -> tuple[StringIO, str, list[str]]:
     widest: list[str] = []
     for delimiter in ",;\t":
         lines.seek(0)
-        names = [
-            name.strip().lower() for name in next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
-        ]
+        header = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+        names = [name.strip().lower() for name in header]
         columns = [COLUMNS.get(name, "") for name in names]
         known = Counter(filter(None, columns))
         if {"path", "label"} <= set(known) and max(known.values()) == 1:
             lines.seek(0)
             return lines, delimiter, columns
         widest = max(widest, names, key=len)
-    raise UserError(
-        f"{table} has the columns {', '.join(widest) or '(none)'}: in its first line there must be one path (or file, "
-        f"filename, image) and one label (or class, target), and there may be one split and one group"
-    )
+    said = f"{table} has the columns {', '.join(widest) or '(none)'}: one has to be path (or file, filename, image)"
+    raise UserError(f"{said} and one label (or class, target); there may be one split and one group")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -20,6 +20,8 @@ BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
 AS_FILES = {split: {"split": split, "loader": Path} for split in ("train", "val", "test")}
 IDX = [f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
+FLOWERS = [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
+
 
 class Official(NamedTuple):
     """A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads."""
@@ -37,9 +39,7 @@ SETS = {
     "svhn": Official("SVHN", BY_NAME, ["train_32x32.mat", "test_32x32.mat"]),
     "stl10": Official("STL10", BY_NAME, ["stl10_binary.tar.gz"]),
     "eurosat": Official("EuroSAT", {"": {"loader": Path}}, ["eurosat/EuroSAT.zip"]),
-    "flowers102": Official(
-        "Flowers102", AS_FILES, [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
-    ),
+    "flowers102": Official("Flowers102", AS_FILES, FLOWERS),
 }
 NAMES = tuple(SETS)
 
@@ -57,10 +57,8 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
         found = {s: getattr(torchvision.datasets, name)(scratch, download=True, **asked) for s, asked in splits.items()}
     # The last two are what a file in a wrong format makes of the loaders
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
-            f"connect to the network, or put {', '.join(files)} into {root} by hand"
-        ) from None
+        said = f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())})"
+        raise UserError(f"{said}: connect to the network, or put {', '.join(files)} into {root} by hand") from None
     for file in files:
         if not (scratch / file).is_symlink():
             (root / file).parent.mkdir(parents=True, exist_ok=True)
