@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import II, MM, OPEN_INFO
 
 from pipeline.preprocessing import UnreadableImage
 
+Peak = tuple[str, float]  # type and brightest of the values
 WIDEST = 65535
 BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
 # What may be white in each type of values
@@ -33,7 +34,7 @@ for _order, _end in ((II, ""), (MM, "B")):
     OPEN_INFO[_order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{_end}F"
 
 
-def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
+def values_of(image: ImageFile.ImageFile, content: bytes) -> np.ndarray | None:
     """The values of an image with more than 8 bits, [height, width] or with 3 or 4 channels; None of any other."""
     tags, tiles = getattr(image, "tag_v2", {}), list(image.tile)
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
@@ -49,7 +50,7 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
         return values.astype(np.int16) if bits == (16,) and meaning == SIGNED else values
     if raw and set(raw) <= set(LOWER):
         with Image.open(BytesIO(content)) as lower:
-            lower.seek(page)
+            lower.seek(image.tell())
             lower.tile = [_unpacked(tile, LOWER[name]) for tile, name in zip(tiles, raw, strict=True)]
             return np.asarray(image, np.uint16) << 8 | np.asarray(lower, np.uint16)
     if tags.get(Base.PlanarConfiguration) == 2 and bits[0] > 8 and "16" not in raw[0]:
@@ -61,9 +62,7 @@ def _unpacked(tile: Any, name: str) -> Any:  # by another of Pillow's unpackers
     return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
 
 
-def eight_bits(
-    values: np.ndarray, image: Image.Image, known: Mapping[str, int]
-) -> tuple[Image.Image, tuple[str, float] | None]:
+def eight_bits(values: np.ndarray, image: Image.Image, known: Mapping[str, int]) -> tuple[Image.Image, Peak | None]:
     """An image of 0-255, and the peak of `Decoded`; `known` is the `white` of `Preprocessing`.
     Raises UnreadableImage where nobody can say what is white."""
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
@@ -86,10 +85,8 @@ def eight_bits(
 
 def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:
     """From path, type and peak of each image: what is white in each type, and by path why a file is on another scale.
-
     White is the smallest usual value that covers the peaks. If peaks pile up under a smaller white, and a gap follows,
-    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts.
-    """
+    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts."""
     white, misfits = {}, {}
     for kind in sorted({kind for _, kind, _ in peaks}):
         paths = [path for path, its, _ in peaks if its == kind]

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
-from pipeline.bit_depth import eight_bits, values_of
+from pipeline.bit_depth import Peak, eight_bits, values_of
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
@@ -40,9 +40,8 @@ MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not eve
 @dataclass(frozen=True)
 class Decoded:
     """An upright image, uint8 RGB [height, width, 3]; a far too large JPEG at a fraction of its size, never under twice
-    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note` says what is wrong with a
-    file that can be read all the same. `peak`: type and brightest of the values, where they have more than 8 bits and
-    the file does not say which is white."""
+    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note`: what is wrong with the
+    file all the same. `peak`: of more than 8 bits, where the file does not say which value is white."""
 
     pixels_HWC: np.ndarray
     width: int
@@ -50,7 +49,7 @@ class Decoded:
     mode: str
     format: str
     note: str = ""
-    peak: tuple[str, float] | None = None
+    peak: Peak | None = None
 
 
 def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
@@ -130,10 +129,11 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
-    page, mode, kind = _page(image), image.mode, image.format or "?"
+    _seek_picture(image)
+    mode, kind = image.mode, image.format or "?"
     if image.width * image.height > MOST_PIXELS:  # Pillow stops at twice as many
         raise UnreadableImage(TOO_LARGE)
-    values = values_of(image, content, page)
+    values = values_of(image, content)
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)
     image.load()
     upright = _upright(picture, image)
@@ -143,17 +143,16 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     return Decoded(np.asarray(upright.convert("RGB")), *upright.size, mode, kind, peak=peak)
 
 
-def _page(image: ImageFile.ImageFile) -> int:
-    """The page that is the picture, which the image is turned to."""
+def _seek_picture(image: ImageFile.ImageFile) -> None:
+    """Turns to the page that is the picture."""
     frames = getattr(image, "n_frames", 1)
     # Cameras put a preview or a depth map behind the photo: the first frame of these is the photo
     if frames == 1 or image.format in ("MPO", "HEIF"):
-        return 0
-    pages = [i for i in range(frames) if image.format != "TIFF" or _is_picture(image, i)]
+        return
+    pages = [page for page in range(frames) if image.format != "TIFF" or _is_picture(image, page)]
     if len(pages) != 1:
         raise UnreadableImage(f"it is animated or has several pages ({frames} frames)")
     image.seek(pages[0])
-    return pages[0]
 
 
 def _is_picture(image: ImageFile.ImageFile, page: int) -> bool:
@@ -177,8 +176,7 @@ def content_of(path: Path) -> bytes:
             raise UnreadableImage("it is not a regular file")
         if status.st_size > MOST_BYTES:
             raise UnreadableImage(f"it has {status.st_size:,} bytes, more than any image ({MOST_BYTES:,})")
-        with path.open("rb", buffering=0) as file:
-            return file.readall()
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
 

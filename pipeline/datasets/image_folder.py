@@ -1,8 +1,7 @@
 """`image_folder`: a folder of your own images, one sub-folder a class.
 
 Either `root/CLASS/*`, to be split, or `root/train/CLASS/*` with optional `root/val/CLASS/*` and `root/test/CLASS/*`.
-Links to files and folders are followed. Folders whose names tell of splits or of parts of a data set are no classes.
-"""
+Folders whose names tell of splits or of parts of a data set are no classes."""
 
 from __future__ import annotations
 
@@ -76,9 +75,10 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
     if len(classes) > 1 and all(inside[name] for name in classes) and any(len(inside[name]) > 1 for name in classes):
-        notes.append(f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used: "
-                     f"if those are the classes, move them to the top, or write a table of labels; "
-                     f"if each is a patient or a video, see split.group_pattern")  # fmt: skip
+        said = (
+            f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used: if those are"
+        )
+        notes.append(f"{said} the classes, move them to the top; if patients or videos, see split.group_pattern")
     return notes
 
 

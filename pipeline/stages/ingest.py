@@ -62,10 +62,8 @@ def run(config: Params) -> list[str]:
 
 def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
-
     Its columns: those of `decoding.FOUND` and of `inspection.measures.measure`. What is white in more than 8 bits, and
-    which images are on another scale, is known when all are decoded: then all are once more, unless white is 65535.
-    """
+    which images are on another scale, is known when all are decoded: then all are once more, unless white is 65535."""
     images.parent.mkdir(parents=True, exist_ok=True)
     prepared = Preprocessing(config.image_size, config.resize, tuple(config.background))
     workers = config.workers or os.cpu_count() or 1
@@ -79,12 +77,12 @@ def ingest(config: Ingest, images: Path) -> Ingested:
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
         jobs = [source.entries[i : i + step] for i in range(0, len(source.entries), step)]
-        blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, workers)
+        blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, AHEAD * workers)
         white, misfits = whites([peak for block in blocks for peak in block.peaks])
         prepared = replace(prepared, white=white)
         if misfits or set(white.values()) - {WIDEST}:
             jobs = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
-            blocks = _written(jobs, prepared, images, pool, workers)
+            blocks = _written(jobs, prepared, images, pool, AHEAD * workers)
     notes = [*source.notes, *(f"white is {value:,} in {kind} images" for kind, value in sorted(white.items()))]
     notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
     quarantine = pd.DataFrame(chain(*(block.quarantined for block in blocks)), columns=["path", "class", "reason"])
@@ -94,15 +92,13 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     return Ingested(manifest, quarantine, notes, prepared)
 
 
-def _written(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: Executor, workers: int
-) -> list[Block]:
+def _written(jobs: list[list[Entry]], how: Preprocessing, images: Path, pool: Executor, ahead: int) -> list[Block]:
     """All blocks in the order of `jobs`, whatever the number of processes, without their pixels: `images` has them."""
     blocks = []
-    coming = (pool.submit(decode, job, preprocessing) for job in jobs)
-    waiting = deque(islice(coming, AHEAD * workers))
+    coming = (pool.submit(decode, job, how) for job in jobs)
+    waiting = deque(islice(coming, ahead))
     with (
-        ImageArrayWriter(images, preprocessing.size) as writer,
+        ImageArrayWriter(images, how.size) as writer,
         tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
     ):
         while waiting:
