@@ -88,20 +88,20 @@ def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
 def _segments(content: bytes) -> bytes:
     """A JPEG file without its end and without bytes between its segments; empty if a scan of the picture is missing."""
     parts, place, components = [content[:2]], 2, 1
-    exact: set[tuple[int, int]] = set()  # component and coefficient whose last bit is there (ITU T.81, G.1.2)
+    exact = 0  # coefficients whose last bit is there, of all components (ITU T.81, G.1.2)
     while (marker := MARKER.search(content, place)) and ord(marker[1]) != END:
         place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
         segment = content[marker.end() + 2 : place]
         if ord(marker[1]) in FRAMES:
             components = int.from_bytes(segment[5:6])
         elif ord(marker[1]) == SCAN:
-            *_, first, last, precision = 0, 0, 15, *segment
+            *_, first, last, precision = 0, 0, 15, *segment  # 15: the scan's header is cut off
             if precision & 15 == 0:
-                exact |= {(name, i) for name in segment[1:-3:2] for i in range(first, last + 1)}
+                exact += segment[0] * (last + 1 - first)
             after = MARKER.search(content, place)
             place = after.start() if after else len(content)
         parts.append(content[marker.start() : place])
-    return b"".join(parts) if len(exact) >= 64 * components else b""
+    return b"".join(parts) if exact == 64 * components else b""
 
 
 def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:

@@ -41,9 +41,8 @@ def sources() -> dict[str, ModuleType]:
 
 
 def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> Found:
-    """The images of a source, sorted by path. `scratch` is an empty folder for files that are needed until they are
-    decoded; the caller deletes it. `labels` is the table of the source `csv`. Raises UserError if there is nothing to
-    learn: there are not two classes, or not all of them have training images."""
+    """The images of a source, sorted by path. `scratch` is an empty folder, kept until they are decoded; `labels` is the
+    table of `csv`. Raises UserError, also if there are not two classes, or not all have training images."""
     found: Found = sources()[source].find(source, root, scratch, labels)
     sound = [entry for entry in found.entries if not entry.fault]
     classes = sorted({entry.label for entry in sound})

@@ -75,10 +75,8 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
     if len(classes) > 1 and all(inside[name] for name in classes) and any(len(inside[name]) > 1 for name in classes):
-        said = (
-            f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used: if those are"
-        )
-        notes.append(f"{said} the classes, move them to the top; if patients or videos, see split.group_pattern")
+        said = f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used"
+        notes.append(f"{said}: if those are the classes, move them up; if patients or videos, see split.group_pattern")
     return notes
 
 
