@@ -255,14 +255,6 @@ def test_names_in_a_zip_without_the_flag_of_utf8(root: Path, tmp_path: Path) -> 
         assert {(entry.label, entry.fault) for entry in entries} == {said, ("one", ""), ("zero", "")}
 
 
-def test_a_fifo_is_never_opened(root: Path) -> None:
-    """In the place of an archive, of a table, and of images."""
-    os.mkfifo(root / "labels.csv")
-    for source, place in (("archive", root / "labels.csv"), ("csv", root), ("image_folder", root / "labels.csv")):
-        with pytest.raises(UserError, match="is no"):
-            find(source, place, Path("unused"))
-
-
 def test_a_zip_with_the_separators_of_windows(root: Path, tmp_path: Path) -> None:
     """Which some tools write."""
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:

@@ -41,7 +41,7 @@ def sources() -> dict[str, ModuleType]:
 
 
 def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> Found:
-    """The images of a source, sorted by path. `scratch` is an empty folder, kept until they are decoded; `labels` is the
+    """The images of a source, sorted by path. `scratch`: an empty folder, kept until they are decoded; `labels`: the
     table of `csv`. Raises UserError, also if there are not two classes, or not all have training images."""
     found: Found = sources()[source].find(source, root, scratch, labels)
     sound = [entry for entry in found.entries if not entry.fault]

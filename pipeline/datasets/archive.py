@@ -19,7 +19,9 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 
 def find(source: str, root: Path, scratch: Path, labels: str) -> datasets.Found:
     if not root.is_file() or root.suffix.lower() not in KINDS:
-        raise UserError(f"{root} is no archive: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz, a folder, or a .csv")
+        raise UserError(
+            f"{root} is not a file to unpack: give a .zip, .tar, .tar.gz, .tar.bz2, .tar.xz, a folder, a .csv"
+        )
     try:
         _unpack(root, scratch)
     except BROKEN as error:  # RuntimeError: a password, or a compression that zipfile does not know

@@ -17,7 +17,6 @@ BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
 AS_FILES = {split: {"split": split, "loader": Path} for split in ("train", "val", "test")}
 IDX = [f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-
 FLOWERS = [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
 # A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads
 SETS: dict[str, tuple[str, dict[str, dict[str, Any]], list[str]]] = {
