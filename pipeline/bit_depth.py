@@ -17,14 +17,11 @@ from pipeline.preprocessing import UnreadableImage
 Peak = tuple[str, float]  # type and brightest of the values
 WIDEST = 65535
 BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
-# What may be white in each type of values
-WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}
+WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}  # what may be white
 WHITES |= {"int32": (*BITS, WIDEST), "float32": (1, *BITS, WIDEST)}
 OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is clipped and no other scale
-# While the white of a data set is looked for, nothing is too bright
-UNDECIDED = dict.fromkeys(WHITES, WIDEST)
-# Where no data set says it; whole numbers of 32 bits mean nothing by themselves
-USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
+UNDECIDED = dict.fromkeys(WHITES, WIDEST)  # while the white of a data set is looked for, nothing is too bright
+USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}  # where no data set says it
 # How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)

@@ -227,7 +227,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path, name: str) -> None:
 def test_the_tables_of_an_archive_are_named(tmp_path: Path, images: str) -> None:
     """Images without class folders and a table of another name: what it must be called, and which ones there are."""
     touch(tmp_path / "top", f"./{images}/000.png")
-    (tmp_path / "top" / "train.csv").write_text("path,label\n000.png,a\n001.png,b\n")
+    (tmp_path / "top" / "train.csv").write_text("path,label\n000.png,a\n")
     (tmp_path / "top" / "sample.csv").write_text("id,guess\n1,2\n")
     with pytest.raises(UserError, match=r"called labels\.csv .*packed\.v1\.zip/train\.csv$"):
         archive_entries(packed(tmp_path / "top"))

@@ -53,8 +53,8 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
         wrong = splits or sorted(inside)
         fix = "put the images into train/CLASS/ and test/CLASS/, or give the table of labels"
         if shared:
-            images = max(wrong, key=lambda name: "im" in name.lower())  # image, img
-            fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
+            images = root / max(wrong, key=lambda name: "im" in name.lower())  # image, img
+            fix = "rename these to train, val, test" if splits else f"use {images} alone"
             fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
         said = f"{root}: the classes would be called {_listed(wrong)}, which are parts of a data set: {fix}"
         raise UserError(f"{said}; if they are classes indeed, rename them or write a table of labels")
@@ -104,8 +104,7 @@ def _everything(root: Path) -> list[Entry]:
     if not is_folder(root) or not (parts := subfolders(root)):
         raise UserError(f"{root} is not a folder with sub-folders: put the images of each class into {root}/CLASS/")
     above = lineage(root)
-    # `train` without folders in it is a class of locomotives
-    named = [part for part in parts if part.name.lower() in SPLITS]
+    named = [part for part in parts if part.name.lower() in SPLITS]  # a `train` without folders is a class
     splits = {part: SPLITS[part.name.lower()] for part in named if part.resolve() not in above and subfolders(part)}
     if "train" not in splits.values():
         if len(splits) == len(parts):

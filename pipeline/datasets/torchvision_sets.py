@@ -43,8 +43,7 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
             (scratch / file).symlink_to((root / file).resolve())
     try:
         found = {s: getattr(torchvision.datasets, name)(scratch, download=True, **asked) for s, asked in splits.items()}
-    # The last two are what a file in a wrong format makes of the loaders
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: a file in a wrong format
         said = f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())})"
         raise UserError(f"{said}: connect to the network, or put {', '.join(files)} into {root} by hand") from None
     for file in files:

@@ -50,9 +50,9 @@ def run(config: Params) -> list[str]:
         print(f"note: {note}")
     images, aside = len(found.manifest), unreadable(found.quarantine)
     if len(aside):
-        first = aside.iloc[0]
+        path, _, reason = aside.iloc[0]
         said = f"{len(aside):,} of {len(aside) + images:,} files cannot be used (see {layout.QUARANTINE})"
-        said += f", first {Path(config.ingest.root) / first['path']}: {first['reason']}"
+        said += f", first {Path(config.ingest.root) / path}: {reason}"
         if config.ingest.strict:
             raise UserError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
         print(f"warning: {said}", file=sys.stderr)
