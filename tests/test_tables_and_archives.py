@@ -59,9 +59,8 @@ def test_splits_and_groups_are_read(root: Path) -> None:
     """`valid` and `Validation` mean val; an empty one leaves it open."""
     touch(root, *"abcde")
     rows = "a,x,train,p1\nb,y,,p2\nc,x,valid,\nd,x,Validation,\ne,y,TEST,p 3\n"
-    entries = table_entries(root, f"image,class,split,group\n{rows}")
-    assert [entry.split for entry in entries] == ["train", "", "val", "val", "test"]
-    assert [entry.group for entry in entries] == ["p1", "p2", "", "", "p 3"]
+    found = [(entry.split, entry.group) for entry in table_entries(root, f"image,class,split,group\n{rows}")]
+    assert found == [("train", "p1"), ("", "p2"), ("val", ""), ("val", ""), ("test", "p 3")]
 
 
 def test_a_file_may_be_listed_twice(root: Path) -> None:
@@ -249,15 +248,7 @@ def test_names_in_a_zip_without_the_flag_of_utf8(root: Path, tmp_path: Path) -> 
         with zipfile.ZipFile(tmp_path / "old.zip", "w") as opened:
             for folder in ("zero", "one", "Hänsel"):
                 member = RawName(folder)
-                member.raw = f"{folder}/000.png".encode(encoding)
+                member.raw = f"{folder}\\000.png".encode(encoding)  # Windows' separator, which some tools write
                 opened.writestr(member, b"x")
         entries = archive_entries(tmp_path / "old.zip")
         assert {(entry.label, entry.fault) for entry in entries} == {said, ("one", ""), ("zero", "")}
-
-
-def test_a_zip_with_the_separators_of_windows(root: Path, tmp_path: Path) -> None:
-    """Which some tools write."""
-    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
-        for file in sorted(root.rglob("*.png")):
-            archive.writestr("photos\\" + str(file.relative_to(root)).replace("/", "\\"), file.read_bytes())
-    assert [e.path for e in archive_entries(tmp_path / "windows.zip")][:2] == ["digit-0/000.png", "digit-0/001.png"]
