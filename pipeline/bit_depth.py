@@ -14,29 +14,24 @@ from PIL.TiffImagePlugin import II, MM, OPEN_INFO
 
 from pipeline.preprocessing import UnreadableImage
 
+Peak = tuple[str, float]  # type and brightest of the values
 WIDEST = 65535
 BITS = (255, 1023, 4095, 16383)  # 8, 10, 12 and 14
-# What may be white in each type of values
-WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}
+WHITES = {"int8": (127,), "int16": (*BITS, 32767), "uint16": (*BITS, WIDEST)}  # what may be white
 WHITES |= {"int32": (*BITS, WIDEST), "float32": (1, *BITS, WIDEST)}
 OVERSHOOT = 1.25  # so far beyond white reach interpolation and noise, which is clipped and no other scale
-# While the white of a data set is looked for, nothing is too bright
-UNDECIDED = dict.fromkeys(WHITES, WIDEST)
-# Where no data set says it; whole numbers of 32 bits mean nothing by themselves
-USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}
+UNDECIDED = dict.fromkeys(WHITES, WIDEST)  # while the white of a data set is looked for, nothing is too bright
+USUAL = {"int8": 127, "int16": 32767, "uint16": WIDEST, "float32": 1}  # where no data set says it
 # How Pillow should unpack the lower byte of colours with 16 bits, where it would take the upper one
 LOWER = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA", "RGBX") for a, b in ("BL", "LB", "NB")}
 FLOATS, SIGNED = (3,), (2,)
+# TIFF files of floats that Pillow has no mode for are opened in the mode that holds their bytes
+for _order, _end in ((II, ""), (MM, "B")):
+    OPEN_INFO[_order, 1, FLOATS, 1, (16,), ()] = f"I;16{_end}", f"I;16{_end}"
+    OPEN_INFO[_order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{_end}F"
 
 
-def register_floats() -> None:
-    """Let Pillow open TIFF files of floats that it has no mode for, in the mode that holds their bytes."""
-    for order, end in ((II, ""), (MM, "B")):
-        OPEN_INFO[order, 1, FLOATS, 1, (16,), ()] = f"I;16{end}", f"I;16{end}"
-        OPEN_INFO[order, 1, FLOATS, 1, (64,), ()] = "F", f"F;64{end}F"
-
-
-def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarray | None:
+def values_of(image: ImageFile.ImageFile, content: bytes) -> np.ndarray | None:
     """The values of an image with more than 8 bits, [height, width] or with 3 or 4 channels; None of any other."""
     tags, tiles = getattr(image, "tag_v2", {}), list(image.tile)
     raw = [tile.args if isinstance(tile.args, str) else str((tile.args or "?")[0]) for tile in tiles]
@@ -52,7 +47,7 @@ def values_of(image: ImageFile.ImageFile, content: bytes, page: int) -> np.ndarr
         return values.astype(np.int16) if bits == (16,) and meaning == SIGNED else values
     if raw and set(raw) <= set(LOWER):
         with Image.open(BytesIO(content)) as lower:
-            lower.seek(page)
+            lower.seek(image.tell())
             lower.tile = [_unpacked(tile, LOWER[name]) for tile, name in zip(tiles, raw, strict=True)]
             return np.asarray(image, np.uint16) << 8 | np.asarray(lower, np.uint16)
     if tags.get(Base.PlanarConfiguration) == 2 and bits[0] > 8 and "16" not in raw[0]:
@@ -64,13 +59,9 @@ def _unpacked(tile: Any, name: str) -> Any:  # by another of Pillow's unpackers
     return tile._replace(args=name if isinstance(tile.args, str) else (name, *(tile.args or ())[1:]))
 
 
-def eight_bits(
-    values: np.ndarray, image: Image.Image, known: Mapping[str, int]
-) -> tuple[Image.Image, tuple[str, float] | None]:
+def eight_bits(values: np.ndarray, image: Image.Image, known: Mapping[str, int]) -> tuple[Image.Image, Peak | None]:
     """An image of 0-255, and the peak of `Decoded`; `known` is the `white` of `Preprocessing`.
-
-    Raises UnreadableImage where nobody can say what is white.
-    """
+    Raises UnreadableImage where nobody can say what is white."""
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
     low, high, reached = float(values.min()), float(values.max()), _reached(values)
     if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
@@ -91,10 +82,8 @@ def eight_bits(
 
 def whites(peaks: Sequence[tuple[str, str, float]]) -> tuple[dict[str, int], dict[str, str]]:
     """From path, type and peak of each image: what is white in each type, and by path why a file is on another scale.
-
     White is the smallest usual value that covers the peaks. If peaks pile up under a smaller white, and a gap follows,
-    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts.
-    """
+    files were scaled in two ways (natural peaks thin out towards the dark), and the larger group counts."""
     white, misfits = {}, {}
     for kind in sorted({kind for _, kind, _ in peaks}):
         paths = [path for path, its, _ in peaks if its == kind]
@@ -118,8 +107,7 @@ def _end_there(peaks: np.ndarray, white: int) -> bool:
 
 
 def _most(white: npt.ArrayLike) -> np.ndarray:
-    """The brightest peak that speaks for a white: floats from 0 to 1 have no other one near."""
-    return np.maximum(2, white)
+    return np.maximum(2, white)  # the brightest peak that speaks for a white: floats from 0 to 1 have no other one near
 
 
 def _reached(values: np.ndarray) -> float:

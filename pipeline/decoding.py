@@ -1,7 +1,4 @@
-"""Decode and measure one block of a source's entries: what each of the worker processes of `ingest` does.
-
-Imports neither pandas nor torch, since every worker would pay for it.
-"""
+"""Decode and measure a block of entries, as each worker process of `ingest` does. Imports neither pandas nor torch."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""One image file as upright RGB pixels: ingest and predict use these functions, so that training and serving cannot
-drift apart. Imports no torch."""
+"""One image file as upright RGB pixels, by the same functions in ingest and predict. Imports no torch."""
 
 from __future__ import annotations
 
+import re
 import stat
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
-from pipeline.bit_depth import eight_bits, register_floats, values_of
+from pipeline.bit_depth import Peak, eight_bits, values_of
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing, UnreadableImage, to_array
 
@@ -27,7 +26,12 @@ UPRIGHT = {
     **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE},
     **{6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
 }
-PROGRESSIVE, END = b"\xff\xc2", b"\xff\xd9"  # markers of JPEG
+# Markers of JPEG (ITU T.81, B.1.1.3): any that is no part of a scan, as restarts are; those that begin a frame
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])", re.DOTALL)
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN, END = 0xDA, 0xD9
+pillow_heif.register_heif_opener()
+warnings.filterwarnings("ignore", module="PIL")  # of odd metadata
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 TOO_LARGE = f"it has more than {MOST_PIXELS:,} pixels (decompression bomb)"
 MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not even compressed
@@ -36,9 +40,8 @@ MOST_BYTES = 4 * MOST_PIXELS  # of a file: all pixels that are admitted, not eve
 @dataclass(frozen=True)
 class Decoded:
     """An upright image, uint8 RGB [height, width, 3]; a far too large JPEG at a fraction of its size, never under twice
-    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note` says what is wrong with a
-    file that can be read all the same. `peak`: type and brightest of the values, where they have more than 8 bits and
-    the file does not say which is white."""
+    the target. `width` and `height` are those of the upright file, `mode` is Pillow's. `note`: what is wrong with the
+    file all the same. `peak`: of more than 8 bits, where the file does not say which value is white."""
 
     pixels_HWC: np.ndarray
     width: int
@@ -46,14 +49,12 @@ class Decoded:
     mode: str
     format: str
     note: str = ""
-    peak: tuple[str, float] | None = None
+    peak: Peak | None = None
 
 
 def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
     """Decode one image file: turned upright, transparency on the background, more than 8 bits scaled and not clipped.
-
-    Raises UnreadableImage with the reason.
-    """
+    Raises UnreadableImage with the reason."""
     if not content:
         raise UnreadableImage("the file is empty")
     try:
@@ -72,19 +73,35 @@ def read(content: bytes, preprocessing: Preprocessing) -> Decoded:
 def _read_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_jpeg(content, preprocessing)
-    except ValueError as warning:
-        if PROGRESSIVE in content:  # nobody knows whether all of its scans are there
-            raise
-        # Without the padding at its end, and with an end marker, it decodes if no part of its scan is missing
-        whole = content.removesuffix(END)
+    except ValueError as warning:  # libjpeg has one warning for harmless bytes and damage, and tells of the first alone
+        whole = _segments(content)
         picture = whole.rstrip(b"\0\xff")
         padding = whole[len(picture) :]
-        # What may belong to the scan; any zero more could stand in for a part of the picture that is lost
+        # What may belong to the last scan; any zero more could stand in for a part of the picture that is lost
         own = padding[:2] if padding.startswith(b"\xff\0") else padding if len(padding) == 1 else b""
-        for version in (picture + own + END, picture + END):
+        for version in (picture + own, picture):
             with suppress(ValueError):
-                return replace(_decode_jpeg(version, preprocessing), note=str(warning))
+                return replace(_decode_jpeg(version + bytes([0xFF, END]), preprocessing), note=str(warning))
         raise
+
+
+def _segments(content: bytes) -> bytes:
+    """A JPEG file without its end and without bytes between its segments; empty if a scan of the picture is missing."""
+    parts, place, components = [content[:2]], 2, 1
+    exact = 0  # coefficients whose last bit is there, of all components (ITU T.81, G.1.2)
+    while (marker := MARKER.search(content, place)) and ord(marker[1]) != END:
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+        segment = content[marker.end() + 2 : place]
+        if ord(marker[1]) in FRAMES:
+            components = int.from_bytes(segment[5:6])
+        elif ord(marker[1]) == SCAN:
+            *_, first, last, precision = 0, 0, 15, *segment  # 15: the scan's header is cut off
+            if precision & 15 == 0:
+                exact += segment[0] * (last + 1 - first)
+            after = MARKER.search(content, place)
+            place = after.start() if after else len(content)
+        parts.append(content[marker.start() : place])
+    return b"".join(parts) if exact == 64 * components else b""
 
 
 def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
@@ -100,7 +117,6 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     # A fraction of 2 or more is quicker to decode than the whole, one in between is not
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=enough, min_width=enough, min_factor=2)
     if b"Exif\0\0" in content or b"tiff:Orientation" in content:
-        _prepare_pillow()
         with Image.open(BytesIO(content)) as image:
             upright = _upright(Image.fromarray(pixels), image)
         if upright.size != pixels.shape[1::-1]:
@@ -109,23 +125,15 @@ def _decode_jpeg(content: bytes, preprocessing: Preprocessing) -> Decoded:
     return Decoded(pixels, width, height, "L" if colours == "Gray" else "RGB", "JPEG")
 
 
-@cache
-def _prepare_pillow() -> None:
-    """For the whole process: more formats, and no warnings of odd metadata."""
-    pillow_heif.register_heif_opener()
-    register_floats()
-    warnings.filterwarnings("ignore", module="PIL")
-
-
 def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
-    _prepare_pillow()
     if content.startswith(b"\x89PNG"):  # with a wrong checksum it loads silently; only `verify`, which spoils it, tells
         Image.open(BytesIO(content)).verify()
     image = Image.open(BytesIO(content))
-    page, mode, kind = _page(image), image.mode, image.format or "?"
+    _seek_picture(image)
+    mode, kind = image.mode, image.format or "?"
     if image.width * image.height > MOST_PIXELS:  # Pillow stops at twice as many
         raise UnreadableImage(TOO_LARGE)
-    values = values_of(image, content, page)
+    values = values_of(image, content)
     picture, peak = (image, None) if values is None else eight_bits(values, image, preprocessing.white)
     image.load()
     upright = _upright(picture, image)
@@ -135,17 +143,16 @@ def _read_other(content: bytes, preprocessing: Preprocessing) -> Decoded:
     return Decoded(np.asarray(upright.convert("RGB")), *upright.size, mode, kind, peak=peak)
 
 
-def _page(image: ImageFile.ImageFile) -> int:
-    """The page that is the picture, which the image is turned to."""
+def _seek_picture(image: ImageFile.ImageFile) -> None:
+    """Turns to the page that is the picture."""
     frames = getattr(image, "n_frames", 1)
     # Cameras put a preview or a depth map behind the photo: the first frame of these is the photo
     if frames == 1 or image.format in ("MPO", "HEIF"):
-        return 0
-    pages = [i for i in range(frames) if image.format != "TIFF" or _is_picture(image, i)]
+        return
+    pages = [page for page in range(frames) if image.format != "TIFF" or _is_picture(image, page)]
     if len(pages) != 1:
         raise UnreadableImage(f"it is animated or has several pages ({frames} frames)")
     image.seek(pages[0])
-    return pages[0]
 
 
 def _is_picture(image: ImageFile.ImageFile, page: int) -> bool:
@@ -169,8 +176,7 @@ def content_of(path: Path) -> bytes:
             raise UnreadableImage("it is not a regular file")
         if status.st_size > MOST_BYTES:
             raise UnreadableImage(f"it has {status.st_size:,} bytes, more than any image ({MOST_BYTES:,})")
-        with path.open("rb", buffering=0) as file:
-            return file.readall()
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"it cannot be opened: {error.strerror}") from None
 

@@ -17,12 +17,11 @@ class UnreadableImage(ValueError):
 @dataclass(frozen=True)
 class Preprocessing:
     """Travels inside the ONNX file. `size`: side in pixels. `resize`: crop | pad | stretch. `background`: RGB 0-255
-    behind transparency and padding. `white`: which value is white in images of more than 8 bits, for each type of
-    values (uint16, float32, ...) that the data set has; their files do not say it."""
+    behind transparency and padding. `white`: what is white in images of more than 8 bits, by type (uint16, ...)."""
 
     size: int
     resize: str
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
     white: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, object]:
@@ -45,8 +44,6 @@ def to_array(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray
     if pixels_HWC.shape[:2] == side:
         return pixels_HWC
     image, how = Image.fromarray(pixels_HWC), Image.Resampling.BILINEAR
-    if preprocessing.resize == "crop":
-        return np.asarray(ImageOps.fit(image, side, how))
     if preprocessing.resize == "pad":
         return np.asarray(ImageOps.pad(image, side, how, color=preprocessing.background))
-    return np.asarray(image.resize(side, how))
+    return np.asarray(ImageOps.fit(image, side, how) if preprocessing.resize == "crop" else image.resize(side, how))

@@ -38,11 +38,13 @@ def dirty_folder(root: Path) -> Path:
     clean_folder(root)
     cat = root / "train" / "cat"
     good = (cat / "000.jpg").read_bytes()
-    (cat / "truncated.jpg").write_bytes(good[: len(good) // 2])
-    damaged = bytearray(good)
-    damaged[len(good) // 2 : len(good) // 2 + 40] = bytes(range(216, 256))
-    (cat / "damaged in the middle.jpg").write_bytes(bytes(damaged))
-    photo(9013).save(cat / "no end.jpg")
+    middle = len(good) // 2
+    (cat / "truncated.jpg").write_bytes(good[:middle])
+    (cat / "damaged in the middle.jpg").write_bytes(good[:middle] + bytes(range(216, 256)) + good[middle + 40 :])
+    simple = {"Schöne Katze 猫.jpg": 9007, "UPPER.JPG": 9008, "phone.heic": 9010, "no end.jpg": 9013}
+    pillow_heif.register_heif_opener()
+    for name, seed in simple.items():
+        photo(seed).save(cat / name)
     (cat / "no end.jpg").write_bytes((cat / "no end.jpg").read_bytes()[:-2])
     (cat / "empty.jpg").write_bytes(b"")
     (cat / "text.jpg").write_text("this is no picture")
@@ -60,8 +62,6 @@ def dirty_folder(root: Path) -> Path:
     (cat / "bomb.png").write_bytes(bomb())
     (cat / "loop").symlink_to(cat)
     (cat / "itself.jpg").symlink_to(cat / "itself.jpg")
-    photo(9007).save(cat / "Schöne Katze 猫.jpg")
-    photo(9008).save(cat / "UPPER.JPG")
     (root / "train" / "empty class").mkdir()
     for litter in ("@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg", "Thumbs.db", "Icon\r", "._000.jpg", "000.xml", "readme.txt"):
         for folder in (cat, root / "train" / "only litter"):
@@ -70,8 +70,6 @@ def dirty_folder(root: Path) -> Path:
     (root / "train" / "labels.csv").write_text("path,label\n")
     (root / "train" / "lonely").mkdir()
     photo(9009).save(root / "train" / "lonely" / "only one.jpg")
-    pillow_heif.register_heif_opener()
-    photo(9010).save(cat / "phone.heic")
     photo(9011, side=3024).save(cat / "huge.jpg", quality=60)
     shutil.copy(cat / "001.jpg", root / "test" / "cat" / "leaked.jpg")
     photo(2).save(root / "test" / "cat" / "leaked, other quality.jpg", quality=75)  # train/cat/002.jpg, saved anew

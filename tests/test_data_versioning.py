@@ -1,7 +1,4 @@
-"""Images under DVC as docs/data-versioning.md tells: versions, remotes, imports, a second machine.
-
-The S3 remote is a server with S3's own protocol, started here.
-"""
+"""Images under DVC as docs/data-versioning.md tells: versions, remotes, imports, a second machine."""
 
 from __future__ import annotations
 
@@ -23,27 +20,21 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 RAW = "data/raw"
 
 
-class Bucket:
-    """A bucket of the S3 server."""
-
-    def __init__(self, endpoint: str, name: str) -> None:
-        self.name = name
-        keys = {key.lower(): value for key, value in KEYS.items()}
-        self.client: Any = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
-        self.client.create_bucket(Bucket=name)
-
-    def upload(self, folder: Path) -> None:
-        for name, content in files(folder).items():
-            self.client.put_object(Bucket=self.name, Key=f"images/{name}", Body=content)
-
-
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Address of a running S3 server, on a free port."""
+def s3() -> Iterator[Any]:
+    """A client of a running S3 server, on a free port, with the bucket `bucket`."""
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
+    address, keys = "http://{}:{}".format(*server.get_host_and_port()), {key.lower(): KEYS[key] for key in KEYS}
+    client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket="bucket")
+    yield client
     server.stop()
+
+
+def upload(s3: Any, folder: Path) -> None:
+    for name, content in files(folder).items():
+        s3.put_object(Bucket="bucket", Key=f"images/{name}", Body=content)
 
 
 @pytest.fixture
@@ -61,13 +52,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def grow(folder: Path) -> None:
-    """One image more, one changed, one gone."""
-    shutil.copy(folder / "digit-0" / "001.png", folder / "digit-1" / "new.png")
-    shutil.copy(folder / "digit-0" / "001.png", folder / "digit-0" / "002.png")
-    (folder / "digit-1" / "000.png").unlink()
 
 
 def commit_images(project: Project) -> dict[str, bytes]:
@@ -90,17 +74,17 @@ def test_git_holds_the_pointer_and_never_the_images(project: Project) -> None:
     assert '"data/raw.dvc" -> "ingest"' in project.run("dvc dag --dot")
 
 
-def test_images_come_back_from_the_remote_in_any_version(project: Project, endpoint: str) -> None:
+def test_images_come_back_from_the_remote_in_any_version(project: Project, s3: Any) -> None:
     """Two versions are pushed, cache and images are lost; the new one is pulled, and the old one is a checkout away."""
-    bucket = Bucket(endpoint, "remote")
-    project.run(f"dvc remote add -d storage s3://{bucket.name}/project")
-    project.run(f"dvc remote modify storage endpointurl {endpoint}")
+    project.run("dvc remote add -d storage s3://bucket/project")
+    project.run(f"dvc remote modify storage endpointurl {s3.meta.endpoint_url}")
     project.run("dvc remote modify --local storage access_key_id key")
     project.run("dvc remote modify --local storage secret_access_key secret")
     project.run("git commit -qam remote")
     raw = write_digits(project.root / RAW, classes=2, per_class=6)
     old = commit_images(project)
-    grow(raw)
+    shutil.copy(raw / "digit-0" / "001.png", raw / "digit-0" / "002.png")
+    (raw / "digit-1" / "000.png").rename(raw / "digit-1" / "new.png")
     new = commit_images(project)
     project.run("dvc push --all-commits")
 
@@ -113,20 +97,17 @@ def test_images_come_back_from_the_remote_in_any_version(project: Project, endpo
     assert files(raw) == old
 
 
-def test_images_are_imported_from_s3(project: Project, endpoint: str, tmp_path: Path) -> None:
+def test_images_are_imported_from_s3(project: Project, s3: Any, tmp_path: Path) -> None:
     """The bucket by its name in .dvc/config, which holds the address; the keys from the environment."""
     images = write_digits(tmp_path / "source", classes=2, per_class=6)
-    bucket = Bucket(endpoint, "source")
-    bucket.upload(images)
     project.env |= KEYS
-    project.run("dvc remote add source s3://source")
-    project.run(f"dvc remote modify source endpointurl {endpoint}")
-    project.run(f"dvc import-url remote://source/images {RAW}")
-    assert files(project.root / RAW) == files(images)
-    shutil.copy(images / "digit-0" / "001.png", images / "digit-1" / "new.png")
-    bucket.upload(images)
-    project.run(f"dvc update {RAW}.dvc")
-    assert files(project.root / RAW) == files(images)
+    project.run("dvc remote add source s3://bucket")
+    project.run(f"dvc remote modify source endpointurl {s3.meta.endpoint_url}")
+    for command in (f"dvc import-url remote://source/images {RAW}", f"dvc update {RAW}.dvc"):
+        upload(s3, images)
+        project.run(command)
+        assert files(project.root / RAW) == files(images)
+        shutil.copy(images / "digit-0" / "001.png", images / "digit-1" / "new.png")
 
 
 def test_another_machine_takes_results_over(project: Project, tmp_path: Path) -> None:
@@ -138,15 +119,11 @@ def test_another_machine_takes_results_over(project: Project, tmp_path: Path) ->
     assert project.ran(project.run("dvc repro ingest")) == {"ingest"}
     project.run("git commit -qm results")
     project.run("dvc push")
-    for name, commands in (
-        ("a", [f"dvc pull {RAW}.dvc ingest", "dvc repro ingest"]),
-        ("b", ["dvc repro --pull ingest"]),
-    ):
+    for name, pull in (("a", f"dvc pull {RAW}.dvc ingest"), ("b", "dvc repro --pull ingest")):
         other = Project(tmp_path / name)
         project.run(f"git clone -q . {other.root}")
-        output = "".join(other.run(command) for command in commands)
-        assert other.ran(output) == set()
-        assert "up to date" in output
+        output = other.run(pull) + other.run("dvc repro ingest")
+        assert other.ran(output) == set() and "up to date" in output
         for folder in (RAW, "artifacts/ingest"):
             assert files(other.root / folder) == files(project.root / folder)
         assert other.run("git status --short") == ""

@@ -14,12 +14,11 @@ from PIL import Image
 
 from pipeline import layout
 from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_json, read_table, write_table
-from pipeline.config import Ingest, Params, Validate
+from pipeline.config import Ingest, Params
 from pipeline.errors import UserError
 from pipeline.image_files import load
 from pipeline.preprocessing import Preprocessing
 from pipeline.stages.ingest import BLOCK, ingest, run
-from pipeline.stages.validate import validate
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -66,49 +65,45 @@ def test_ingest_with_many_processes_gives_the_same_bytes(tmp_path: Path, digit_f
     assert (tmp_path / "alone.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_white_is_that_of_the_data_set(tmp_path: Path, digit_folder: Path, workers: int) -> None:
+def test_white_is_that_of_the_data_set(tmp_path: Path, digit_folder: Path) -> None:
     """Each type of values has its own, which is kept for those who serve; what nobody can decide is set aside."""
     root = shutil.copytree(digit_folder, tmp_path / "images")
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    dark, wrong = (grey // 4 * 16).astype(np.uint16), grey.astype(np.float32) - 1
-    one_more = grey.astype(np.int32)
-    one_more[2, 2] = 256
     made: dict[str, np.ndarray] = {
-        "12 of 16.png": grey * 16, "dark.png": dark, "32.tif": grey.astype(np.int32), "one more.tif": one_more,
-        "float.tif": (grey / 255).astype(np.float32), "negative.tif": wrong,
-    }  # fmt: skip
+        "12 of 16.png": grey * 16,
+        "32.tif": grey.astype(np.int32),
+        "dark.png": grey // 4 * 16,
+    }
+    made |= {"float.tif": (grey / 255).astype(np.float32), "negative.tif": grey.astype(np.float32) - 1}
     for name, values in made.items():
         Image.fromarray(values).save(root / "digit-1" / name)
-    found = ingest(config(root, workers=workers), tmp_path / "images.npy")
+    found = ingest(config(root, workers=2), tmp_path / "images.npy")
     assert found.preprocessing.white == {"uint16": 4095, "int32": 255, "float32": 1}
     assert found.quarantine["path"].tolist() == ["digit-1/negative.tif"]
     images, manifest = read_images(tmp_path / "images.npy"), found.manifest.set_index("path")
     for row, path in enumerate(manifest.index):
         assert (images[row] == load(root / path, found.preprocessing)).all(), path
     assert np.allclose(manifest["brightness"], images.mean(axis=(1, 2, 3)) / 255, atol=1e-3)
-    means = {name: images[manifest.index.get_loc(f"digit-1/{name}")].mean() for name in made if name != "negative.tif"}
-    dark_one = means.pop("dark.png")
-    assert list(means.values()) == pytest.approx([127] * 4, abs=2) and dark_one == pytest.approx(127 / 4, abs=1)
+    means = [
+        images[manifest.index.get_loc(f"digit-1/{name}")].mean()
+        for name in ("12 of 16.png", "32.tif", "dark.png", "float.tif")
+    ]
+    assert means == pytest.approx([127, 127, 127 / 4, 127], abs=2)
 
 
 def test_a_class_on_another_scale_is_set_aside(tmp_path: Path) -> None:
-    """12 bits beside 16: the brightness would tell the class; the validation stops, as files are missing."""
+    """12 bits beside 16: the brightness would tell the class."""
     ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    for label, count, full in (("cat", 15, 4095), ("dog", 16, 65535)):
+    for label, count, factor in (("cat", 15, 16), ("dog", 16, 257)):
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(count):
-            values = (np.roll(ramp, i) * (full / 255)).astype(np.uint16)
-            Image.fromarray(values).save(tmp_path / "images" / label / f"{i:02}.png")
+            Image.fromarray(np.roll(ramp, i) * factor).save(tmp_path / "images" / label / f"{i:02}.png")
     found = ingest(config(tmp_path / "images"), tmp_path / "images.npy")
     assert found.preprocessing.white == {"uint16": 65535}
     assert set(found.quarantine["class"]) == {"cat"} and found.manifest["class"].tolist() == ["dog"] * 16
     assert "4,095" in found.quarantine["reason"][0] and any("cat/00.png" in note for note in found.notes)
     images = read_images(tmp_path / "images.npy")
     assert len(images) == 16 and images.mean() == pytest.approx(127, abs=1)
-    judged = validate(found.manifest, found.quarantine, images, None, Validate(), tmp_path / "docs")
-    failed = {finding.check for finding in judged.findings if finding.severity == "critical" and not finding.passed}
-    assert {"readable", "known_classes"} <= failed
 
 
 def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:

@@ -44,14 +44,11 @@ def packed(folder: Path, kind: str = "zip") -> Path:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", ", "])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize(
-    ("bom", "path", "label"),
-    [(b"", "path", "label"), (b"\xef\xbb\xbf", "File", "CLASS"), (b"\xef\xbb\xbf", "filename", "target")],
-)
-def test_a_table_in_any_dialect(root: Path, delimiter: str, end: str, bom: bytes, path: str, label: str) -> None:
+@pytest.mark.parametrize(("bom", "path", "label"), [("", "path", "label"), ("\ufeff", "File", "CLASS")])
+def test_a_table_in_any_dialect(root: Path, delimiter: str, end: str, bom: str, path: str, label: str) -> None:
     """Names and order of the columns, delimiter, ends of lines and a byte order mark do not matter; quotes do."""
     rows = [["note", label, path], ['"a, b; c"', "001", "digit-0/000.png"], ["", "NA", "digit-1/000.png"]]
-    text = bom + end.join(delimiter.join(row) for row in rows).encode()
+    text = bom + end.join(delimiter.join(row) for row in rows)
     assert table_entries(root, text, "my labels.csv") == [
         Entry("digit-0/000.png", "001", "", root / "digit-0" / "000.png"),
         Entry("digit-1/000.png", "NA", "", root / "digit-1" / "000.png"),
@@ -62,9 +59,8 @@ def test_splits_and_groups_are_read(root: Path) -> None:
     """`valid` and `Validation` mean val; an empty one leaves it open."""
     touch(root, *"abcde")
     rows = "a,x,train,p1\nb,y,,p2\nc,x,valid,\nd,x,Validation,\ne,y,TEST,p 3\n"
-    entries = table_entries(root, f"image,class,split,group\n{rows}")
-    assert [entry.split for entry in entries] == ["train", "", "val", "val", "test"]
-    assert [entry.group for entry in entries] == ["p1", "p2", "", "", "p 3"]
+    found = [(entry.split, entry.group) for entry in table_entries(root, f"image,class,split,group\n{rows}")]
+    assert found == [("train", "p1"), ("", "p2"), ("val", ""), ("val", ""), ("test", "p 3")]
 
 
 def test_a_file_may_be_listed_twice(root: Path) -> None:
@@ -104,7 +100,6 @@ def test_rows_that_cannot_be_images_are_faults(root: Path, tmp_path: Path) -> No
         ("path,label,split\na,x,train\nb,y,traning\n", "line 3 .*'traning'"),
         ('path,label\na,x\n"b,y\n', "line 3"),
         ("path,label\nä,x\n".encode("latin-1"), "UTF-8"),
-        ("path,label\n".encode("utf-16"), "UTF-8"),
         ("path,label\n", "no rows"),
         ("path,label,class\na,x,y\n", "label, class"),
         ("file,path,label\na,x,y\n", "file, path"),
@@ -124,13 +119,9 @@ def test_a_table_that_cannot_serve_is_named(root: Path, text: str | bytes, said:
     ("path", "is_there"),
     [
         ("digit-0/000", "digit-0/000.png"),
-        ("digit-0/000.jpg", "digit-0/000.png"),
         ("Digit-0/000.PNG", "digit-0/000.png"),
-        ("images/digit-1/000.png", "digit-1/000.png"),
         ("C:\\data\\images\\digit-1\\000.png", "digit-1/000.png"),
         ("/home/bob/images/digit-1/000.png", "digit-1/000.png"),
-        ("x/nowhere.png", ""),
-        ("n" * 300, ""),
         ("x\\" + "n" * 300, ""),
     ],
 )
@@ -143,32 +134,23 @@ def test_where_most_files_are_missing_the_one_that_is_meant_is_offered(root: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrapped", [0, 2])
-def test_an_archive_of_class_folders(root: Path, kind: str, wrapped: int) -> None:
+@pytest.mark.parametrize("inner", ["", "one/two", "one/train"])
+def test_an_archive_of_class_folders(root: Path, kind: str, inner: str) -> None:
     """Lone folders round it and what macOS adds are passed over; paths do not tell of the scratch folder."""
-    content = root
-    for level in range(wrapped):
-        shutil.move(content, root.parent / f"level{level}" / content.name)
-        content = root.parent / f"level{level}"
-    touch(content, "__MACOSX/._000.png")
-    entries = archive_entries(packed(content, kind))
-    assert [entry.path for entry in entries] == [f"digit-{d}/00{n}.png" for d in (0, 1) for n in (0, 1, 2)]
+    shutil.copytree(root, root.parent / "top" / inner)
+    touch(root.parent / "top", "__MACOSX/._000.png")
+    entries = archive_entries(packed(root.parent / "top", kind))
+    split = "train/" if inner.endswith("train") else ""  # a lone train/ is a layout, not a folder to pass through
+    assert [entry.path for entry in entries] == [f"{split}digit-{d}/00{n}.png" for d in (0, 1) for n in (0, 1, 2)]
     assert all(isinstance(entry.content, Path) and entry.content.is_file() for entry in entries)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_an_archive_with_a_table(root: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_an_archive_with_a_table(root: Path, inner: str) -> None:
     """A labels.csv at the top counts, whatever folders there are."""
     (root / "labels.csv").write_text("path,label\ndigit-0/000.png,zero\ndigit-1/000.png,one\n")
-    if wrapped:
-        root = Path(shutil.move(root, root.parent / "wrap" / "images")).parent
-    assert [entry.label for entry in archive_entries(packed(root))] == ["zero", "one"]
-
-
-def test_an_archive_of_train_alone_has_splits(root: Path) -> None:
-    """A lone train/ is a layout, not a folder to pass through."""
-    shutil.move(root, root.parent / "top" / "set" / "train")
-    assert {entry.split for entry in archive_entries(packed(root.parent / "top"))} == {"train"}
+    shutil.copytree(root, root.parent / "top" / inner)
+    assert [entry.label for entry in archive_entries(packed(root.parent / "top"))] == ["zero", "one"]
 
 
 def write_tar(path: Path, name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> Path:
@@ -186,9 +168,8 @@ def test_an_archive_that_is_not_safe_is_refused(tmp_path: Path) -> None:
             opened.writestr(name, "x" * 100)
         with pytest.raises(UserError, match=r"bad\.zip cannot be unpacked"):
             archive_entries(tmp_path / "bad.zip")
-    members = [("../out.png", tarfile.REGTYPE, ""), ("a", tarfile.SYMTYPE, "../../out"), ("b", tarfile.SYMTYPE, "/etc")]
-    members += [("cat/a.jpg", kind, "") for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)]
-    for member in members:
+    members = [("a", tarfile.SYMTYPE, "../../out"), ("b", tarfile.SYMTYPE, "/etc"), ("../out.png", tarfile.REGTYPE, "")]
+    for member in [*members, *(("cat/a.jpg", kind, "") for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE))]:
         with pytest.raises(UserError, match=r"bad\.tar cannot be unpacked"):
             archive_entries(write_tar(tmp_path / "bad.tar", *member))
     assert {path.name for path in tmp_path.rglob("*") if not path.is_dir()} == {"bad.zip", "bad.tar"}
@@ -208,15 +189,12 @@ def test_a_damaged_archive_is_named(root: Path, kind: str, harm: str) -> None:
     """Cut off in the middle, or with wrong bytes in it."""
     (root / "digit-0" / "000.png").write_bytes(os.urandom(20_000))  # does not compress: the damage falls into it
     archive = packed(root, kind)
-    content = bytearray(archive.read_bytes())
-    middle = len(content) // 2
-    if harm == "cut":
-        content = content[: middle + 1]
-    elif kind == "tar":
-        content[148:156] = b"\xff" * 8  # a checksum is all that an uncompressed tar has
-    else:
-        content[middle : middle + 50] = bytes(255 - byte for byte in content[middle : middle + 50])
-    archive.write_bytes(content)
+    content = archive.read_bytes()
+    place = 148 if kind == "tar" else len(content) // 2  # a checksum of headers is all that an uncompressed tar has
+    wrong = bytes(255 - byte for byte in content[place : place + 8])
+    archive.write_bytes(
+        content[: len(content) // 2] if harm == "cut" else content.replace(content[place : place + 8], wrong)
+    )
     with pytest.raises(UserError, match="cannot be unpacked"):
         archive_entries(archive)
 
@@ -225,10 +203,7 @@ def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
     """The flag of an encrypted member is set, as by `zip -e`."""
     with zipfile.ZipFile(tmp_path / "secret.zip", "w") as opened:
         opened.writestr("a.png", "x")
-    content = bytearray((tmp_path / "secret.zip").read_bytes())
-    content[6] |= 1  # local header
-    content[content.index(b"PK\1\2") + 8] |= 1  # central directory
-    (tmp_path / "secret.zip").write_bytes(content)
+        opened.filelist[0].flag_bits |= 1
     with pytest.raises(UserError, match=r"secret\.zip .*password"):
         archive_entries(tmp_path / "secret.zip")
 
@@ -243,14 +218,13 @@ def test_what_is_no_archive_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("images", ["", "train_images"])
-def test_the_tables_of_an_archive_are_named(root: Path, images: str) -> None:
+def test_the_tables_of_an_archive_are_named(tmp_path: Path, images: str) -> None:
     """Images without class folders and a table of another name: what it must be called, and which ones there are."""
-    top = root.parent / "top"
-    shutil.copytree(root / "digit-0", top / images)
-    (top / "train.csv").write_text("path,label\n000.png,a\n001.png,b\n")
-    (top / "sample.csv").write_text("id,guess\n1,2\n")
+    touch(tmp_path / "top", f"./{images}/000.png")
+    (tmp_path / "top" / "train.csv").write_text("path,label\n000.png,a\n")
+    (tmp_path / "top" / "sample.csv").write_text("id,guess\n1,2\n")
     with pytest.raises(UserError, match=r"called labels\.csv .*packed\.v1\.zip/train\.csv$"):
-        archive_entries(packed(top))
+        archive_entries(packed(tmp_path / "top"))
 
 
 class RawName(zipfile.ZipInfo):
@@ -264,36 +238,12 @@ class RawName(zipfile.ZipInfo):
 
 def test_names_in_a_zip_without_the_flag_of_utf8(root: Path, tmp_path: Path) -> None:
     """macOS writes UTF-8 without saying so. A class whose name is in another encoding is a fault, as in a folder."""
-    for raw, said in (
-        ("Hänsel".encode(), ("Hänsel", "")),
-        ("Hänsel".encode("latin-1"), ("H\\xe4nsel", "its name is not UTF-8: rename it")),
-    ):
+    fault = "its name is not UTF-8: rename it"
+    for encoding, said in (("utf-8", ("Hänsel", "")), ("latin-1", ("H\\xe4nsel", fault))):
         with zipfile.ZipFile(tmp_path / "old.zip", "w") as opened:
-            for folder in (b"zero", b"one", raw):
-                member = RawName((folder + b"/000.png").decode("cp437"))
-                member.raw = folder + b"/000.png"
+            for folder in ("zero", "one", "Hänsel"):
+                member = RawName(folder)
+                member.raw = f"{folder}\\000.png".encode(encoding)  # Windows' separator, which some tools write
                 opened.writestr(member, b"x")
         entries = archive_entries(tmp_path / "old.zip")
         assert {(entry.label, entry.fault) for entry in entries} == {said, ("one", ""), ("zero", "")}
-
-
-def test_a_fifo_is_never_opened(root: Path) -> None:
-    """In the place of an archive, of a table, and of images."""
-    os.mkfifo(root / "labels.csv")
-    for source, place in (("archive", root / "labels.csv"), ("csv", root), ("image_folder", root / "labels.csv")):
-        with pytest.raises(UserError, match=r"is not a (file|folder)"):
-            find(source, place, Path("unused"))
-
-
-def test_what_is_wrong_inside_is_said_of_the_archive(root: Path) -> None:
-    """People know nothing of the scratch folder."""
-    with pytest.raises(UserError, match=r"packed\.v1\.zip is not a folder with sub-folders"):
-        archive_entries(packed(root / "digit-0"))
-
-
-def test_a_zip_with_the_separators_of_windows(root: Path, tmp_path: Path) -> None:
-    """Which some tools write."""
-    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
-        for file in sorted(root.rglob("*.png")):
-            archive.writestr("photos\\" + str(file.relative_to(root)).replace("/", "\\"), file.read_bytes())
-    assert [e.path for e in archive_entries(tmp_path / "windows.zip")][:2] == ["digit-0/000.png", "digit-0/001.png"]

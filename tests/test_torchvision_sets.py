@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import io
 import pickle
-import tarfile
+import shutil
 import tempfile
 import urllib.request
 import zipfile
@@ -30,7 +30,6 @@ Patch = pytest.MonkeyPatch
 Writer = Callable[[Path, Patch], None]
 NUMBERS = [0, 1, 9]  # of the classes that the tiny sets have
 PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-ANIMALS = [f"animal {i}" for i in range(10)]
 
 
 def write(path: Path, content: bytes) -> str:
@@ -42,18 +41,14 @@ def write(path: Path, content: bytes) -> str:
 
 def write_cifar10(root: Path, patch: Patch) -> None:
     batch = pickle.dumps({"data": PIXELS_NHWC.transpose(0, 3, 1, 2).reshape(3, -1), "labels": NUMBERS})
-    files = {"data_batch_1": batch, "test_batch": batch, "batches.meta": pickle.dumps({"label_names": ANIMALS})}
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"{sets.CIFAR10.base_folder}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    md5s = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    patch.setattr(sets.CIFAR10, "tgz_md5", write(root / sets.CIFAR10.filename, packed.getvalue()))
-    patch.setattr(sets.CIFAR10, "train_list", [["data_batch_1", md5s["data_batch_1"]]])
-    patch.setattr(sets.CIFAR10, "test_list", [["test_batch", md5s["test_batch"]]])
-    patch.setattr(sets.CIFAR10, "meta", {**sets.CIFAR10.meta, "md5": md5s["batches.meta"]})
+    folder = root.parent / "unpacked" / sets.CIFAR10.base_folder
+    md5 = write(folder / "batch", batch)
+    meta = write(folder / "batches.meta", pickle.dumps({"label_names": [f"animal {i}" for i in range(10)]}))
+    packed = Path(shutil.make_archive(str(root / "cifar-10-python"), "gztar", folder.parent))
+    patch.setattr(sets.CIFAR10, "tgz_md5", hashlib.md5(packed.read_bytes()).hexdigest())
+    patch.setattr(sets.CIFAR10, "train_list", [["batch", md5]])
+    patch.setattr(sets.CIFAR10, "test_list", [["batch", md5]])
+    patch.setattr(sets.CIFAR10, "meta", {**sets.CIFAR10.meta, "md5": meta})
 
 
 def write_mnist(root: Path, patch: Patch) -> None:
@@ -109,11 +104,11 @@ def test_a_set_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: P
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)
+    loader, _, files = SETS[name]
     with pytest.raises(UserError, match=str(tmp_path / "root")) as raised:
         found(name, tmp_path / "root")
-    assert all(file in str(raised.value) for file in SETS[name].files) and "\n" not in str(raised.value)
-    source = inspect.getsource(getattr(sets, SETS[name].loader))
-    assert all(Path(file).name in source for file in SETS[name].files)
+    source = inspect.getsource(getattr(sets, loader))
+    assert all(file in str(raised.value) and Path(file).name in source for file in files)
 
 
 def test_a_damaged_file_is_reported_like_a_missing_one(tmp_path: Path, monkeypatch: Patch) -> None:

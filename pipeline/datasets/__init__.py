@@ -1,7 +1,5 @@
 """One file a kind of source. Each defines `find(source, root, scratch, labels)`, as below; nothing is decoded there.
-
-A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is.
-"""
+A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is."""
 
 from __future__ import annotations
 
@@ -18,12 +16,9 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """One labelled image, or what was found in its place: a class folder without images has a path that ends with `/`.
-
-    `path` names it to people (relative, with forward slashes); `split` is "", train, val or test; `content` is the file
-    or the pixels (uint8 [H, W, 3]); `group` is what it shares with other images (a patient, a video), or ""; `fault`,
-    where not empty, says why it cannot be an image, and then `content` is not looked at.
-    """
+    """One labelled image, or what was found in its place. `path` is relative, with forward slashes, and one at the end
+    of a class folder without images; `split` is "", train, val or test; `content` is the file or the pixels (uint8
+    [H, W, 3]); `group`: a patient, a video, or ""; `fault`, if any, says why it cannot be an image."""
 
     path: str
     label: str
@@ -35,10 +30,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds; `notes` are sentences for people: what was passed over, which names are not used."""
-
     entries: list[Entry]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # sentences for people
 
 
 def sources() -> dict[str, ModuleType]:
@@ -48,30 +41,18 @@ def sources() -> dict[str, ModuleType]:
 
 
 def find(source: str, root: Path, scratch: Path, labels: str = "labels.csv") -> Found:
-    """The images of a source, sorted by path.
-
-    `scratch` is an empty folder for files that are needed until they are decoded; the caller deletes it. `labels` is
-    the table of the source `csv`. Raises UserError naming the folder and the fix.
-    """
+    """The images of a source, sorted by path. `scratch`: an empty folder, kept until they are decoded; `labels`: the
+    table of `csv`. Raises UserError, also if there are not two classes, or not all have training images."""
     found: Found = sources()[source].find(source, root, scratch, labels)
-    can_be_learned(root, found.entries)
-    return Found(sorted(found.entries, key=lambda entry: (entry.path, entry.label)), found.notes)
-
-
-def can_be_learned(root: Path, entries: list[Entry]) -> None:
-    """Raises UserError if there are not two classes, or not all of them have training images."""
-    classes = {entry.label for entry in entries if not entry.fault}
+    sound = [entry for entry in found.entries if not entry.fault]
+    classes = sorted({entry.label for entry in sound})
     if len(classes) < 2:
-        faults = next((f" ({entry.path}: {entry.fault})" for entry in entries if entry.fault), "")
-        raise UserError(
-            f"{root}: a classifier needs at least 2 classes, found {sorted(classes)}{faults}: put the images of each "
-            f"class into a folder named after it, or their labels into a table"
-        )
-    trained = {entry.label for entry in entries if not entry.fault and entry.split in ("", "train")}
-    for entry in entries:
-        if not entry.fault and entry.label not in trained:
-            near = get_close_matches(entry.label, trained, n=3, cutoff=0)
-            raise UserError(
-                f"{root}: class {entry.label!r} of {entry.split}/ has no images in train/ (but {', '.join(near)}): "
-                f"add some, remove it, or write both names alike"
-            )
+        fault = next((f" ({entry.path}: {entry.fault})" for entry in found.entries if entry.fault), "")
+        said = f"{root}: a classifier needs at least 2 classes, found {classes}{fault}"
+        raise UserError(f"{said}: put the images of each class into a folder named after it, or give a table of labels")
+    trained = {entry.label for entry in sound if entry.split in ("", "train")}
+    if lost := next((entry for entry in sound if entry.label not in trained), None):
+        near = ", ".join(get_close_matches(lost.label, trained, n=3, cutoff=0))
+        said = f"{root}: class {lost.label!r} of {lost.split}/ has no images in train/ (but {near})"
+        raise UserError(f"{said}: add some, remove it, or write both names alike")
+    return Found(sorted(found.entries, key=lambda entry: (entry.path, entry.label)), found.notes)

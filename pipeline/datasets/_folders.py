@@ -13,8 +13,7 @@ LITTER = {
     *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db:encryptable", "zbthumbnail.info", "network trash folder", "temporary items", "__pycache__"),
 }
-# Files that stand beside images and are none: labels, notes, edits, arrays, films of live photos, shortcuts, halves of
-# downloads, coordinates of maps, code and networks
+# Files beside images: labels, notes, edits, arrays, films, shortcuts, half downloads, coordinates, code, networks
 SIDECARS = {
     *("readme", "license", ".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".log", ".ini", ".db", ".xml"),
     *(".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".yaml", ".yml", ".aae", ".xmp", ".npy", ".npz", ".mat"),
@@ -23,7 +22,6 @@ SIDECARS = {
 }
 PASSED_OVER = "passed over"  # the fault of litter: counted by kind, and no more is said
 LOOP = "a link to a folder that holds it (loop)"
-TWICE = "a link to a folder that was read already"
 NOT_TEXT = "its name is not UTF-8: rename it"  # parquet and CSV hold text
 
 
@@ -63,11 +61,10 @@ def lineage(folder: Path) -> frozenset[Path]:
 
 
 def files(folder: Path, above: frozenset[Path]) -> list[tuple[Path, str]]:
-    """Every file below a folder, and why it cannot be an image, or "". Links that are not followed stand among them.
+    """Every file below a folder, and links that are not followed; and why each cannot be an image, or "".
 
-    `above` is the lineage of what the folder stands in. Links wait until all real folders are read, so that it is
-    always the link that is told to be the second way to a folder.
-    """
+    `above` is the lineage of what the folder stands in. Links wait until all real folders are read, so that of two ways
+    to a folder the link is the one at fault."""
     found: list[tuple[Path, str]] = []
     entered: set[Path] = set()
     real, links = [(folder, above)], list[tuple[Path, frozenset[Path]]]()
@@ -75,7 +72,7 @@ def files(folder: Path, above: frozenset[Path]) -> list[tuple[Path, str]]:
         here, above = (real or links).pop(0)
         me = here.resolve()
         if me in above or me in entered:
-            found.append((here, LOOP if me in above else TWICE))
+            found.append((here, LOOP if me in above else "a link to a folder that was read already"))
             continue
         entered.add(me)
         above = above | lineage(here)

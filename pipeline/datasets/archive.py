@@ -1,7 +1,4 @@
-"""`archive`: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of a folder of images, or of a table and its images.
-
-It is unpacked into the scratch folder; what is read is the folder that a lone folder at the top leads to.
-"""
+"""`archive`: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of a folder of images, or of a table and its images."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets import Found, can_be_learned, image_folder, table
+from pipeline import datasets
+from pipeline.datasets import image_folder, table
 from pipeline.datasets._folders import subfolders
 from pipeline.errors import UserError
 
@@ -19,35 +17,29 @@ KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
-def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
+def find(source: str, root: Path, scratch: Path, labels: str) -> datasets.Found:
     if not root.is_file() or root.suffix.lower() not in KINDS:
         raise UserError(
-            f"{root} is not a file of a kind that is read: give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of images, "
-            f"a folder that holds one sub-folder of images a class, or a CSV table with the columns path and label"
+            f"{root} is not a file to unpack: give a .zip, .tar, .tar.gz, .tar.bz2, .tar.xz, a folder, a .csv"
         )
     try:
         _unpack(root, scratch)
     except BROKEN as error:  # RuntimeError: a password, or a compression that zipfile does not know
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{root} cannot be unpacked ({reason}): it may be damaged, unsafe, or protected by a password, or the disk "
-            f"is full: pack it again, or unpack it and give the folder"
-        ) from None
+        said = f"{root} cannot be unpacked ({' '.join(str(error).split())}): it is damaged, unsafe, has a password or"
+        raise UserError(f"{said} is too large for the disk: pack it again, or unpack it and give the folder") from None
     inner = _inner(scratch, labels)
     listed = (inner / labels).is_file()
     try:
-        found: Found = (table if listed else image_folder).find(source, inner, scratch, labels)
-        can_be_learned(inner, found.entries)
+        return datasets.find("csv" if listed else "image_folder", inner, scratch, labels)
     except UserError as error:  # people know the archive, not the folder that it was unpacked into
         others = " or ".join(str(path) for path, unfit in table.tables_in(inner).items() if not unfit and not listed)
         hint = f"; a table in an archive has to be called {labels} (ingest.labels): rename {others}" if others else ""
         raise UserError(f"{error}{hint}".replace(str(scratch), str(root))) from None
-    return found
 
 
-def _unpack(archive: Path, scratch: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened_zip:
+def _unpack(root: Path, scratch: Path) -> None:
+    if zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as opened_zip:
             for member in opened_zip.infolist():
                 member.filename = _name(member).replace("\\", "/")  # some tools of Windows write its separators
                 path = PurePosixPath(member.filename)
@@ -55,7 +47,7 @@ def _unpack(archive: Path, scratch: Path) -> None:
                     raise zipfile.BadZipFile(f"{member.filename!r} lies outside it")
             opened_zip.extractall(scratch, opened_zip.infolist())  # by members, as their names are new
         return
-    with tarfile.open(archive) as opened_tar:
+    with tarfile.open(root) as opened_tar:
         opened_tar.extractall(scratch, filter="data")  # PEP 706: nothing outside, no devices
         while opened_tar.fileobj and opened_tar.fileobj.read(1 << 20):
             pass  # the checksum of a .gz stands at its end, which tarfile leaves unread

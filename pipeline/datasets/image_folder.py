@@ -1,8 +1,7 @@
 """`image_folder`: a folder of your own images, one sub-folder a class.
 
 Either `root/CLASS/*`, to be split, or `root/train/CLASS/*` with optional `root/val/CLASS/*` and `root/test/CLASS/*`.
-Links to files and folders are followed. Folders whose names tell of splits or of parts of a data set are no classes.
-"""
+Folders whose names tell of splits or of parts of a data set are no classes."""
 
 from __future__ import annotations
 
@@ -54,18 +53,16 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
         wrong = splits or sorted(inside)
         fix = "put the images into train/CLASS/ and test/CLASS/, or give the table of labels"
         if shared:
-            images = max(wrong, key=lambda name: "im" in name.lower())  # image, img
-            fix = "rename these to train, val, test" if splits else f"use {root / images} alone"
+            images = root / max(wrong, key=lambda name: "im" in name.lower())  # image, img
+            fix = "rename these to train, val, test" if splits else f"use {images} alone"
             fix = f"their sub-folders are {_listed(shared)}: if those are the classes, {fix}"
         said = f"{root}: the classes would be called {_listed(wrong)}, which are parts of a data set: {fix}"
         raise UserError(f"{said}; if they are classes indeed, rename them or write a table of labels")
     if splits := _splits(shared):
         raise UserError(f"{root}: the classes have the sub-folders {_listed(splits)}: move them to train/CLASS/, ...")
     if drawn := [name for name in shared for rest, words in [_told(name)] if rest == "" and words & DRAWN]:
-        said = (
-            f"{root}: the classes have the sub-folders {_listed(shared)}; {_listed(drawn)} would be learned as images"
-        )
-        raise UserError(f"{said}: move these out of {root}, or write a table of labels")
+        said = f"{root}: the classes have the sub-folders {_listed(shared)}"
+        raise UserError(f"{said}: move {_listed(drawn)}, which are no photos, out of it, or write a table of labels")
     sound = [entry for entry in entries if not entry.fault]
     classes, places = {entry.label for entry in sound}, {entry.path.rpartition("/")[0] for entry in sound}
     below = _listed(set().union(*inside.values()))
@@ -78,9 +75,8 @@ def _judge_names(root: Path, entries: list[Entry]) -> list[str]:
     if empty := {entry.label for entry in entries if entry.path.endswith("/")} - classes:
         notes.append(f"no image lies in {_listed(empty)}: if these are no classes, move them out of {root}")
     if len(classes) > 1 and all(inside[name] for name in classes) and any(len(inside[name]) > 1 for name in classes):
-        notes.append(f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used: "
-                     f"if those are the classes, move them to the top, or write a table of labels; "
-                     f"if each is a patient or a video, see split.group_pattern")  # fmt: skip
+        said = f"the classes are {_listed(classes)}; the names of their sub-folders, {below}, are not used"
+        notes.append(f"{said}: if those are the classes, move them up; if patients or videos, see split.group_pattern")
     return notes
 
 
@@ -108,8 +104,7 @@ def _everything(root: Path) -> list[Entry]:
     if not is_folder(root) or not (parts := subfolders(root)):
         raise UserError(f"{root} is not a folder with sub-folders: put the images of each class into {root}/CLASS/")
     above = lineage(root)
-    # `train` without folders in it is a class of locomotives
-    named = [part for part in parts if part.name.lower() in SPLITS]
+    named = [part for part in parts if part.name.lower() in SPLITS]  # a `train` without folders is a class
     splits = {part: SPLITS[part.name.lower()] for part in named if part.resolve() not in above and subfolders(part)}
     if "train" not in splits.values():
         if len(splits) == len(parts):
@@ -124,10 +119,8 @@ def _everything(root: Path) -> list[Entry]:
         elif part.resolve() in above:
             entries.append(_entry(root, part, part.name, "", LOOP))
         else:
-            raise UserError(
-                f"{part} stands beside train/ and is neither val nor test with class folders: move it away or rename "
-                f"it, or move its images into {part.name}/CLASS/"
-            )
+            said = f"{part} stands beside train/ and is neither val nor test with class folders"
+            raise UserError(f"{said}: move it away or rename it, or move its images into {part.name}/CLASS/")
     return entries
 
 

@@ -1,8 +1,5 @@
-"""`csv`: a table with a row an image, in the folder that its paths start from.
-
-Columns, in any order: path (or file, filename, image) and label (or class, target), if wanted split and group; others
-are passed over. UTF-8; commas, semicolons or tabs. Values are text: the label 001 stays 001, and NA is a label.
-"""
+"""`csv`: a table with a row an image, in the folder that its paths start from. UTF-8; commas, semicolons or tabs. Other
+columns than COLUMNS are passed over. Values are text: the label 001 stays 001, and NA is a label."""
 
 from __future__ import annotations
 
@@ -37,16 +34,12 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
     written = [entry.path for entry in entries if entry.fault in ("", OUTSIDE.format(root))]
     lost = [path for path in written if not os.path.exists(root / path)]  # noqa: PTH110  # Path raises at long names
     if len(lost) > len(entries) / 2:
-        there = [str(file.relative_to(root)) for file, fault in files(root, frozenset()) if not fault]
-        stem = PurePosixPath(lost[0]).stem.casefold()
-        alike = [
-            file for file in there if PurePosixPath(file).stem.casefold() == stem
-        ]  # another folder, extension, case
-        nearest = "".join(f", but {file} is" for file in get_close_matches(lost[0], alike, n=1, cutoff=0))
-        raise UserError(
-            f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
-            f"{root / lost[0]}{nearest}: correct the table's paths, which start from its folder"
-        )
+        stem = PurePosixPath(lost[0]).stem.casefold()  # of one in another folder, of another kind, in capitals
+        there = [file for file, fault in files(root, frozenset()) if not fault and file.stem.casefold() == stem]
+        alike = get_close_matches(lost[0], [str(file.relative_to(root)) for file in there], n=1, cutoff=0)
+        said = f"{table}: {len(lost):,} of {len(entries):,} files are not there; the first was looked for at "
+        said += f"{root / lost[0]}{f', but {alike[0]} is' if alike else ''}"
+        raise UserError(f"{said}: correct the table's paths, which start from its folder")
     return Found(entries)
 
 
@@ -62,34 +55,29 @@ def tables_in(folder: Path) -> dict[Path, str]:
     return tables
 
 
-def _read(table: Path) -> tuple[StringIO, str, list[str]]:
+def _read(table: Path) -> tuple[str, str, list[str]]:
     """Its text, its delimiter, and its columns by the names that the values of COLUMNS give them."""
     try:
-        lines = StringIO(table.read_text(encoding="utf-8-sig"))
+        text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
     widest: list[str] = []
     for delimiter in ",;\t":
-        lines.seek(0)
-        names = [
-            name.strip().lower() for name in next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
-        ]
+        header = next(csv.reader(StringIO(text), delimiter=delimiter, skipinitialspace=True), [])
+        names = [name.strip().lower() for name in header]
         columns = [COLUMNS.get(name, "") for name in names]
         known = Counter(filter(None, columns))
         if {"path", "label"} <= set(known) and max(known.values()) == 1:
-            lines.seek(0)
-            return lines, delimiter, columns
+            return text, delimiter, columns
         widest = max(widest, names, key=len)
-    raise UserError(
-        f"{table} has the columns {', '.join(widest) or '(none)'}: in its first line there must be one path (or file, "
-        f"filename, image) and one label (or class, target), and there may be one split and one group"
-    )
+    said = f"{table} has the columns {', '.join(widest) or '(none)'}: one has to be path (or file, filename, image)"
+    raise UserError(f"{said} and one label (or class, target); there may be one split and one group")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The number of each line, and its values by column; `more` is what stands after the last column."""
-    lines, delimiter, columns = _read(table)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    text, delimiter, columns = _read(table)
+    reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         next(reader)
         for values in reader:
@@ -106,9 +94,8 @@ def _entry(root: Path, table: Path, line: int, row: dict[str, str]) -> Entry:
         raise UserError(f"{table}, line {line} has the split {row['split']!r}: it can be train, val or test, or empty")
     path, label = row.get("path", ""), row.get("label", "")
     entry = Entry(path or f"line {line}", label, SPLITS.get(split, ""), root, row.get("group", ""))
-    for column, value in (("path", path), ("label", label)):
-        if not value:
-            return replace(entry, fault=f"no {column} in line {line}")
+    if not (path and label):
+        return replace(entry, fault=f"no {'label' if path else 'path'} in line {line}")
     if row["more"]:
         return replace(entry, fault=f"line {line} has more values than there are columns: quote what holds a delimiter")
     if "\\" in path and not os.path.exists(root / path):  # noqa: PTH110  # written on Windows

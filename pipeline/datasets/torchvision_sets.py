@@ -1,14 +1,12 @@
 """Well-known datasets, through torchvision's loaders, which download into `root` what is not there.
-
-The files are described at https://docs.pytorch.org/vision/stable/datasets.html#image-classification
-"""
+The files are described at https://docs.pytorch.org/vision/stable/datasets.html#image-classification"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,27 +17,17 @@ BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
 AS_FILES = {split: {"split": split, "loader": Path} for split in ("train", "val", "test")}
 IDX = [f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-
-
-class Official(NamedTuple):
-    """A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads."""
-
-    loader: str
-    splits: dict[str, dict[str, Any]]
-    files: list[str]
-
-
-SETS = {
-    "cifar10": Official("CIFAR10", BY_FLAG, ["cifar-10-python.tar.gz"]),
-    "cifar100": Official("CIFAR100", BY_FLAG, ["cifar-100-python.tar.gz"]),
-    "fashion_mnist": Official("FashionMNIST", BY_FLAG, [f"FashionMNIST/{file}" for file in IDX]),
-    "mnist": Official("MNIST", BY_FLAG, [f"MNIST/{file}" for file in IDX]),
-    "svhn": Official("SVHN", BY_NAME, ["train_32x32.mat", "test_32x32.mat"]),
-    "stl10": Official("STL10", BY_NAME, ["stl10_binary.tar.gz"]),
-    "eurosat": Official("EuroSAT", {"": {"loader": Path}}, ["eurosat/EuroSAT.zip"]),
-    "flowers102": Official(
-        "Flowers102", AS_FILES, [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
-    ),
+FLOWERS = [f"flowers-102/{file}" for file in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
+# A class of torchvision.datasets, what it is asked for each official split, and the files that it downloads
+SETS: dict[str, tuple[str, dict[str, dict[str, Any]], list[str]]] = {
+    "cifar10": ("CIFAR10", BY_FLAG, ["cifar-10-python.tar.gz"]),
+    "cifar100": ("CIFAR100", BY_FLAG, ["cifar-100-python.tar.gz"]),
+    "fashion_mnist": ("FashionMNIST", BY_FLAG, [f"FashionMNIST/{file}" for file in IDX]),
+    "mnist": ("MNIST", BY_FLAG, [f"MNIST/{file}" for file in IDX]),
+    "svhn": ("SVHN", BY_NAME, ["train_32x32.mat", "test_32x32.mat"]),
+    "stl10": ("STL10", BY_NAME, ["stl10_binary.tar.gz"]),
+    "eurosat": ("EuroSAT", {"": {"loader": Path}}, ["eurosat/EuroSAT.zip"]),
+    "flowers102": ("Flowers102", AS_FILES, FLOWERS),
 }
 NAMES = tuple(SETS)
 
@@ -55,12 +43,9 @@ def find(source: str, root: Path, scratch: Path, labels: str) -> Found:
             (scratch / file).symlink_to((root / file).resolve())
     try:
         found = {s: getattr(torchvision.datasets, name)(scratch, download=True, **asked) for s, asked in splits.items()}
-    # The last two are what a file in a wrong format makes of the loaders
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())}): "
-            f"connect to the network, or put {', '.join(files)} into {root} by hand"
-        ) from None
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: a file in a wrong format
+        said = f"{source} is not in {root}, or damaged, and cannot be downloaded ({' '.join(str(error).split())})"
+        raise UserError(f"{said}: connect to the network, or put {', '.join(files)} into {root} by hand") from None
     for file in files:
         if not (scratch / file).is_symlink():
             (root / file).parent.mkdir(parents=True, exist_ok=True)

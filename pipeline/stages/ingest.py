@@ -6,10 +6,9 @@ import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -51,31 +50,22 @@ def run(config: Params) -> list[str]:
         print(f"note: {note}")
     images, aside = len(found.manifest), unreadable(found.quarantine)
     if len(aside):
-        first = aside.iloc[0]
-        said = (
-            f"{len(aside):,} of {len(aside) + images:,} files cannot be used, first "
-            f"{Path(config.ingest.root) / first['path']}: {first['reason']} (all of them: {layout.QUARANTINE})"
-        )
+        path, _, reason = aside.iloc[0]
+        said = f"{len(aside):,} of {len(aside) + images:,} files cannot be used (see {layout.QUARANTINE})"
+        said += f", first {Path(config.ingest.root) / path}: {reason}"
         if config.ingest.strict:
             raise UserError(f"{said}: repair or remove them, or set ingest.strict to false to go on without them")
         print(f"warning: {said}", file=sys.stderr)
     return [f"{images:,} images", f"{found.manifest['class'].nunique()} classes", f"{len(aside):,} set aside"]
 
 
-def preprocessing_of(config: Ingest) -> Preprocessing:
-    red, green, blue = config.background
-    return Preprocessing(config.image_size, config.resize, (red, green, blue))
-
-
 def ingest(config: Ingest, images: Path) -> Ingested:
     """Write all images of the source to `images` (uint8 .npy [N, size, size, 3]) and return their manifest.
-
-    Its columns: those of `decoding.FOUND` and of `inspection.measures.measure`. Memory is bounded by a few blocks, but
-    for the manifest. What is white in images of more than 8 bits, and which of them are on another scale, is known when
-    all are decoded: all are then decoded again, unless all 16 bits are used.
-    """
+    Its columns: those of `decoding.FOUND` and of `inspection.measures.measure`. What is white in more than 8 bits, and
+    which images are on another scale, is known when all are decoded: then all are once more, unless white is 65535."""
     images.parent.mkdir(parents=True, exist_ok=True)
-    prepared, workers = preprocessing_of(config), config.workers or os.cpu_count() or 1
+    prepared = Preprocessing(config.image_size, config.resize, tuple(config.background))
+    workers = config.workers or os.cpu_count() or 1
     with (
         tempfile.TemporaryDirectory(prefix=".unpacked-", dir=images.parent) as scratch,
         # spawn: the parent may hold threads (progress bars, torch), which do not survive a fork
@@ -86,12 +76,12 @@ def ingest(config: Ingest, images: Path) -> Ingested:
         source = find(config.source, Path(config.root), Path(scratch), config.labels)
         step = max(1, min(BLOCK, BLOCK_BYTES // (config.image_size**2 * 3)))
         jobs = [source.entries[i : i + step] for i in range(0, len(source.entries), step)]
-        blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, workers)
+        blocks = _written(jobs, replace(prepared, white=UNDECIDED), images, pool, AHEAD * workers)
         white, misfits = whites([peak for block in blocks for peak in block.peaks])
         prepared = replace(prepared, white=white)
         if misfits or set(white.values()) - {WIDEST}:
             jobs = [[replace(one, fault=one.fault or misfits.get(one.path, "")) for one in job] for job in jobs]
-            blocks = _written(jobs, prepared, images, pool, workers)
+            blocks = _written(jobs, prepared, images, pool, AHEAD * workers)
     notes = [*source.notes, *(f"white is {value:,} in {kind} images" for kind, value in sorted(white.items()))]
     notes += [f"{len(misfits):,} images are set aside, first {path}: {misfits[path]}" for path in list(misfits)[:1]]
     quarantine = pd.DataFrame(chain(*(block.quarantined for block in blocks)), columns=["path", "class", "reason"])
@@ -101,28 +91,19 @@ def ingest(config: Ingest, images: Path) -> Ingested:
     return Ingested(manifest, quarantine, notes, prepared)
 
 
-def _written(
-    jobs: list[list[Entry]], preprocessing: Preprocessing, images: Path, pool: Executor, workers: int
-) -> list[Block]:
-    """All blocks without their pixels, which go to `images`."""
+def _written(jobs: list[list[Entry]], how: Preprocessing, images: Path, pool: Executor, ahead: int) -> list[Block]:
+    """All blocks in the order of `jobs`, whatever the number of processes, without their pixels: `images` has them."""
     blocks = []
+    coming = (pool.submit(decode, job, how) for job in jobs)
+    waiting = deque(islice(coming, ahead))
     with (
-        ImageArrayWriter(images, preprocessing.size) as writer,
+        ImageArrayWriter(images, how.size) as writer,
         tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
     ):
-        for block in _decoded(jobs, preprocessing, pool, workers):
+        while waiting:
+            block = waiting.popleft().result()
+            waiting.extend(islice(coming, 1))
             writer.append(block.pixels_NHWC)
             blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
             bar.update(len(block.pixels_NHWC) + len(block.quarantined))
     return blocks
-
-
-def _decoded(jobs: list[list[Entry]], preprocessing: Preprocessing, pool: Executor, workers: int) -> Iterator[Block]:
-    """Blocks in the order of `jobs`, whatever the number of processes."""
-    waiting: deque[Future[Block]] = deque()
-    for job in jobs:
-        waiting.append(pool.submit(decode, job, preprocessing))
-        if len(waiting) > AHEAD * workers:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
