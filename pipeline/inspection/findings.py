@@ -15,8 +15,7 @@ FIRST = 5  # names that are given for a finding
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check: `count` images of `of` are outside, `first` names some of them, `rows` are all of them
-    in the manifest (none where the check is about something else than images that could be read)."""
+    """The outcome of a check: `count` of `of` are outside, `first` names some, `rows` are all in the manifest."""
 
     check: str
     says: str
@@ -56,7 +55,4 @@ class Validation:
         for finding in failed:
             print(f"{finding.severity}: {finding}", file=sys.stderr)
         if failed and failed[0].severity == "critical":
-            raise UserError(
-                f"the data fail a critical check, {failed[0]}: fix the data, or the thresholds under `validate` in "
-                f"params.yaml"
-            )
+            raise UserError(f"the data fail a critical check, {failed[0]}: fix them, or `validate` in params.yaml")

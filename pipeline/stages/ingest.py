@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline import layout
-from pipeline.artifacts import ImageArrayWriter, unreadable, write_json, write_table
+from pipeline.artifacts import unreadable, write_images, write_json, write_table
 from pipeline.bit_depth import UNDECIDED, WIDEST, whites
 from pipeline.config import Ingest, Params
 from pipeline.datasets import Entry, find
@@ -106,14 +106,15 @@ def _written(
 ) -> list[Block]:
     """All blocks without their pixels, which go to `images`."""
     blocks = []
-    with (
-        ImageArrayWriter(images, preprocessing.size) as writer,
-        tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
-    ):
-        for block in _decoded(jobs, preprocessing, pool, workers):
-            writer.append(block.pixels_NHWC)
-            blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
-            bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+
+    def pixels() -> Iterator[np.ndarray]:
+        with tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar:
+            for block in _decoded(jobs, preprocessing, pool, workers):
+                yield block.pixels_NHWC
+                blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
+                bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+
+    write_images(images, preprocessing.size, pixels())
     return blocks
 
 
