@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.config.recipes import RECIPES
-from pipeline.config.section import Above0, AtLeast0, Count, OpenShare, Positive, Section, Seed, architectures
+from pipeline.config.section import Above0, AtLeast0, Count, OpenShare, Positive, Section, Seed, architectures, one_of
 from pipeline.errors import UserError
 
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-if TYPE_CHECKING:
-    Architecture = str
-    RecipeName = str
-else:  # names that stand for code: what there is, is read from there
-    Architecture, RecipeName = Literal[tuple(architectures())], Literal[tuple(RECIPES)]
 
 
 class Train(Section):
     """The recipe: the defaults of every model; an entry of `models` may override any of these keys."""
 
-    recipe: RecipeName = "own"
+    recipe: one_of(RECIPES) = "own"  # type: ignore[valid-type]
     """own: these keys. reference: Adam and StepLR; its values (pipeline/config/recipes.py) replace these."""
     epochs: Positive = 12
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -93,7 +88,7 @@ class Model(Section):
     """An entry of `models`: an architecture, what its file calls its `Options`, and overrides of `train`."""
 
     model_config = ConfigDict(extra="allow")
-    architecture: Architecture
+    architecture: one_of(architectures())  # type: ignore[valid-type]
     options: dict[str, Any] = {}
 
     @property
