@@ -15,7 +15,7 @@ from pipeline.cli.data import accept
 from pipeline.config import CheckName, Ingest, Validate
 from pipeline.errors import UserError
 from pipeline.inspection.drift import PROFILE, profile, read_profile
-from pipeline.inspection.findings import Finding
+from pipeline.inspection.expectations import Finding
 from pipeline.stages.ingest import Ingested, ingest
 from pipeline.stages.validate import validate
 from tests.dirty import clean_folder

@@ -70,8 +70,7 @@ def near_pairs(
     """All pairs of `images` that are near-duplicates: `first` < `second`, `similarity`.
 
     `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
-    of brightness and contrast do not touch. Raises UserError where there are more than `most` pairs an image, which are
-    too many to be copies.
+    of brightness and contrast do not touch. Raises UserError where there are more than `most` pairs an image.
     """
     found = [pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})]
     if min_similarity >= 1:  # exact copies are found by their checksum
@@ -88,10 +87,8 @@ def near_pairs(
         found.append(block[similarity >= min_similarity])
         count += len(found[-1])
         if count > most * len(hashes):
-            raise UserError(
-                f"more than {most} near-duplicates an image: these images are alike by nature, so raise "
-                f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
-            )
+            alike = f"more than {most} near-duplicates an image: these images are alike by nature"
+            raise UserError(f"{alike}, so raise validate.min_similarity (1 looks for exact copies only)")
     return pd.concat(found).sort_values(["first", "second"], ignore_index=True)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.artifacts import unreadable
-from pipeline.inspection.findings import Finding, Validation
+from pipeline.inspection.expectations import Finding, Validation
 from pipeline.pages import render
 
 MOST, NAMED = 24, 100  # thumbnails, or pairs of them, a finding; files that could not be read

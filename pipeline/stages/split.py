@@ -57,10 +57,8 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     for name in (*shares, rest):
         wanted = classes if name == rest else classes[(fixed == "") & used]
         if absent := sorted(set(wanted) - set(classes[side == name])):
-            raise UserError(
-                f"class {absent[0]!r} has no image left for {name}: add images of it, or remove the class; if an "
-                f"earlier run dealt them, delete {layout.SPLITS}, so that all are dealt anew"
-            )
+            fix = f"add images of it, or delete {layout.SPLITS}, so that all are dealt anew"
+            raise UserError(f"class {absent[0]!r} has no image left for {name}: {fix}")
     fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
     table = manifest[["path", "class", "sha256"]].assign(
         split=np.where(fold < 0, side, np.where(fold == config.fold, "val", "train")).astype(str),
@@ -92,10 +90,8 @@ def groups(manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str) -> np.ndar
 
 
 def _shares(config: Split, fixed: set[str]) -> tuple[dict[str, float], str]:
-    """The sides that are filled, in this order, with their shares of the images that are cut; and where the rest goes.
-
-    The test split comes first, so that another share for validation does not move it.
-    """
+    """The sides that are filled, with their shares of the images that are cut; and where the rest goes."""
+    # The test split comes first, so that another share for validation does not move it
     shares = {} if "test" in fixed else {"test": config.test}
     if config.folds:
         fold = (1 - sum(shares.values())) / config.folds
@@ -144,11 +140,9 @@ def _deal(
     total = np.bincount(class_of[cut], minlength=len(classes))
     distinct = pd.Series(group[cut]).groupby(class_of[cut]).nunique()
     for number in distinct.index[distinct <= len(shares)].tolist():
-        raise UserError(
-            f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
-            f"{' + '.join([*shares, rest])}: add images that are no copies, ask for fewer folds, or raise "
-            f"validate.min_similarity where images are taken for near-duplicates that are none"
-        )
+        few = f"class {str(classes[number])!r} has {distinct[number]} distinct images or groups, too few for "
+        fix = "add images that are no copies, ask for fewer folds, or raise validate.min_similarity"
+        raise UserError(f"{few}{' + '.join([*shares, rest])}: {fix}")
     free = np.flatnonzero(side == "")
     if not len(free):
         return

@@ -16,8 +16,7 @@ from pipeline.config import Params, Validate
 from pipeline.errors import UserError
 from pipeline.inspection import duplicates, gallery
 from pipeline.inspection.drift import drift, read_profile
-from pipeline.inspection.expectations import Bounds, judge
-from pipeline.inspection.findings import FIRST, Finding, Validation
+from pipeline.inspection.expectations import FIRST, Bounds, Finding, Validation, judge
 
 GREY = 0.5  # colourfulness under which nobody sees a colour
 NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
