@@ -34,7 +34,6 @@ REPORT = ARTIFACTS / "report" / "report.html"
 
 
 def folder(stage: str, name: str) -> Path:
-    """Of one model in one stage."""
     return ARTIFACTS / stage / name
 
 
@@ -62,7 +61,6 @@ def history(stage: str, name: str) -> Path:
 
 
 def examined(name: str) -> Path:
-    """What the diagnosis judges."""
     return folder("train", name) / "examined.json"
 
 

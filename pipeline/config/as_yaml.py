@@ -8,8 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config.models import Model
-from pipeline.config.params import Params
+from pipeline.config.params import Model, Params
 from pipeline.config.section import Section
 
 WIDTH, COLUMN = 120, 33  # of a line; where a comment behind a value starts

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, model_validator
 
 from pipeline.augmentation.policy import POLICIES, Policy
-from pipeline.config.section import Above0, Count, OpenShare, Positive, Section, Seed, Share, Size, one_of
+from pipeline.config.section import Above0, Count, OpenShare, Positive, Section, Seed, Share, Size
 from pipeline.datasets import sources
 from pipeline.errors import UserError
 
@@ -22,7 +22,7 @@ Ratio = Annotated[float, Field(ge=1)]
 
 
 class Ingest(Section):
-    source: one_of(sorted(sources()))  # type: ignore[valid-type]
+    source: Literal[tuple(sorted(sources()))]  # type: ignore[valid-type]
     root: str
     """Where the source's files are. DVC watches this path: a change in it reruns `ingest`."""
     labels: str = "labels.csv"
@@ -108,7 +108,7 @@ class Split(Section):
 
 
 class Augment(Section):
-    policy: one_of(POLICIES) = "standard"  # type: ignore[valid-type]
+    policy: Literal[tuple(POLICIES)] = "standard"  # type: ignore[valid-type]
     overrides: Policy = Policy()
     """Single knobs, e.g. {rotation: 10, horizontal_flip: false}; all of them: pipeline/augmentation/policy.py"""
     balance: Literal["none", "sampler", "duplicates", "loss_weights", "logit_adjustment"] = "none"
