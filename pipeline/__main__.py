@@ -65,11 +65,9 @@ def said(error: UserError | OSError) -> str:
         return " ".join(masked(str(error)).split())
     if isinstance(error, FileNotFoundError) and ARTIFACTS in Path(str(error.filename)).parents:
         return f"{error.filename} does not exist: run `dvc repro` first"
-    if error.errno in (ENOSPC, EDQUOT):
-        return f"{error.filename or 'the disk'}: {error.strerror}: free some space"
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror}: check the path and its permissions"
-    return ""
+    full = error.errno in (ENOSPC, EDQUOT)
+    fix = "free some space" if full else "check the path and its permissions"
+    return f"{error.filename or 'the disk'}: {error.strerror}: {fix}" if full or error.filename is not None else ""
 
 
 if __name__ == "__main__":

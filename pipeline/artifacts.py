@@ -57,7 +57,7 @@ def write_metrics(stage: str, name: str, metrics: dict[str, Any], checkpoint: Pa
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A DataFrame as parquet, or as CSV where the name ends in .csv."""
+    """As parquet, or as CSV where the name ends in .csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         # All text in quotes: a name may hold a carriage return, which ends a row where it stands bare
@@ -129,8 +129,7 @@ class ImageRows:
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
         """uint8 [n, size, size, 3], in memory."""
-        picked: np.ndarray = self.images_NHWC[self.rows[places]]
-        return picked
+        return np.asarray(self.images_NHWC[self.rows[places]])
 
 
 Images = np.ndarray | ImageRows  # uint8 [N, size, size, 3]: len() and slices
@@ -166,17 +165,14 @@ def read_dataset(images: Path = layout.IMAGES, splits: Path = layout.SPLITS) -> 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a network needs beside its weights; stands in the checkpoint and in the ONNX file.
-
-    `mean` and `std` are per channel on the 0-1 scale; `options` are the architecture's own, as in params.yaml.
-    """
+    """What a network needs beside its weights; stands in the checkpoint and in the ONNX file."""
 
     architecture: str
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of each channel, on the 0-1 scale, as `std`
     std: tuple[float, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # the architecture's own, as in params.yaml
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)

@@ -1,6 +1,5 @@
-"""Every path below artifacts/, once. dvc.yaml names the same ones as outs and deps; tests/test_dag.py holds each to the
-other. All are relative to the project's folder, where every command runs. `name` is a key of `models` or `ensembles`.
-"""
+"""Every path below artifacts/, once; tests/test_dag.py holds dvc.yaml to it. All are relative to the project's folder,
+where every command runs. `name` is a key of `models` or `ensembles`."""
 
 from __future__ import annotations
 

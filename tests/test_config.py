@@ -111,8 +111,8 @@ def test_overrides_replace_single_knobs(tmp_path: Path) -> None:
     assert resolve(augment.policy, augment.overrides) == Policy(**expected)
 
 
-def test_a_table_that_is_missing_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("working_folder")
+def test_a_table_that_is_missing_is_named_with_its_fix() -> None:
     with pytest.raises(FileNotFoundError) as missing:
         read_table(layout.SPLITS)
     assert said(missing.value) == f"{layout.SPLITS} does not exist: run `dvc repro` first"

@@ -16,18 +16,13 @@ from pipeline.datasets import sources
 from pipeline.errors import UserError
 from tests.conftest import PROJECT, touch, write_digits
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 @pytest.fixture
-def scans(project: Path) -> Path:
+def scans(working_folder: Path) -> Path:
     """Two classes of 40 scans, to be changed."""
-    write_digits(project / "scans", classes=2, per_class=40)
-    return Path("scans")
+    return write_digits(working_folder / "scans", classes=2, per_class=40).relative_to(working_folder)
 
 
 def fitted(images: Path) -> Params:
@@ -77,12 +72,12 @@ def test_an_archive_is_looked_into(scans: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["params.yaml", "scans", "scans.v1.tar.gz"]
 
 
-def test_faults_and_broken_files_do_not_count(project: Path, scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_and_broken_files_do_not_count(tmp_path: Path, scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty class is no third class, hundreds of broken files do not hide the others' size, litter is noted."""
     before = fitted(scans)
     (scans / "empty").mkdir()
-    (scans / "loop").symlink_to(project / "scans")
-    (scans / "digit-0" / "fifo").symlink_to(project / "fifo")
+    (scans / "loop").symlink_to(tmp_path / "scans")
+    (scans / "digit-0" / "fifo").symlink_to(tmp_path / "fifo")
     (scans / "digit-0" / "a.xml").touch()
     os.mkfifo("fifo")
     for number in range(300):
@@ -144,9 +139,9 @@ def test_what_init_cannot_do_it_says_and_writes_nothing(arguments: dict[str, obj
     assert Path("params.yaml").read_text() == "# mine\n"
 
 
-def test_a_folder_with_a_table_gets_a_hint(project: Path) -> None:
+def test_a_folder_with_a_table_gets_a_hint() -> None:
     """Flat images and one CSV that names them; with another table the choice is left to people."""
-    touch(project / "flat", "1.png", "2.png")
+    touch(Path("flat"), "1.png", "2.png")
     table, other, more = (Path("flat", name) for name in ("labels.csv", "other.csv", "more.csv"))
     for path, header in ((table, "file,class"), (other, "a,b"), (more, "file,class")):
         path.write_text(f"{header}\n")

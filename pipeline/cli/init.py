@@ -113,8 +113,7 @@ def _table_in(images: Path) -> str:
 
 
 def _looked_at(images: Path, entries: list[Entry]) -> tuple[int, float]:
-    """The size to train at, which is the largest of 32, 64 and 128 that the median image fills, and how many
-    near-duplicates an image has among all of them, both estimated from some."""
+    """The size to train at (32, 64 or 128) and the number of near-duplicates of an image, estimated from some."""
     import numpy as np
 
     from pipeline.artifacts import ImageRows

@@ -19,14 +19,10 @@ Above0 = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Size = Annotated[int, Field(ge=8, le=1024)]
 
 
 class Section(BaseModel):
-    """One section of params.yaml. Strict: `"3"` is no number and an unknown key is an error.
-
-    The docstring below a field is its comment in params.yaml: see as_yaml.py.
-    """
+    """One section of params.yaml. The docstring below a field is its comment there: see as_yaml.py."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -1,8 +1,7 @@
 """Has the data set moved away from the one that was accepted? Population stability index on every measure.
 
-PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Under "no drift" PSI / (1/n + 1/m)
-follows a chi-square distribution (B. Yurdakul, Statistical Properties of Population Stability Index, 2018), which keeps
-small data sets from being accused by chance.
+PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Without drift PSI / (1/n + 1/m) is
+chi-square distributed (B. Yurdakul, Statistical Properties of Population Stability Index, 2018): chance is told apart.
 """
 
 from __future__ import annotations

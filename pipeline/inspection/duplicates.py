@@ -1,9 +1,8 @@
-"""Which images are copies or near-duplicates of which: one table of pairs for `validate`, `split` and people.
+"""Which images are copies or near-duplicates (the same picture: encoded again, lighter, cropped a little) of which.
 
-Near-duplicates show the same picture: encoded again, made lighter, cropped a little. Candidates by their perceptual
-hashes; most of them fall at a look at tiny thumbnails, which fit into memory; the correlation of the pixels, which may
-have to come from disk, decides. By hand: 60,000 CIFAR-10 images take 8 CPU seconds; scikit-learn's BallTree compares
-4,000 hashes in 15 times the time.
+Perceptual hashes give candidates; most of them fall at a look at tiny thumbnails, which fit into memory; correlation of
+the pixels, which may have to come from disk, decides. By hand: 60,000 CIFAR-10 images take 8 CPU seconds; 4,000 hashes
+take scikit-learn's BallTree 15 times as long.
 """
 
 from __future__ import annotations
@@ -129,5 +128,4 @@ def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     product = np.einsum("np,np->n", left, right)
     flat = lengths < FLAT**2 * left.shape[1]
-    correlation: np.ndarray = np.where(flat, 0.0, product / np.where(flat, 1.0, lengths))
-    return correlation
+    return np.asarray(np.where(flat, 0.0, product / np.where(flat, 1.0, lengths)))

@@ -92,13 +92,9 @@ def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: Sequen
         suite = context.suites.add(gx.ExpectationSuite(name=name))
         for bound in bounds:
             low, high = (value if isfinite(value) else None for value in (bound.minimum, bound.maximum))
+            asked: Any = {"min_value": low, "max_value": high, "mostly": 1 - bound.tolerated, "notes": bound.says}
             severity = FailureSeverity("critical" if bound.name in critical else "warning")
-            suite.add_expectation(
-                ExpectColumnValuesToBeBetween(
-                    column=bound.name, min_value=low, max_value=high, mostly=1 - bound.tolerated, severity=severity,
-                    notes=bound.says,
-                )
-            )  # fmt: skip
+            suite.add_expectation(ExpectColumnValuesToBeBetween(column=bound.name, severity=severity, **asked))
         asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("all")
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))

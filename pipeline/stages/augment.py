@@ -1,7 +1,6 @@
 """`augment`: what training needs to know of the training split: statistics, balance, policy, and a preview.
 
-Nothing is stored augmented: augmentation happens on whole batches while training (see pipeline/augmentation/), and
-stored augmented copies were measured to do harm.
+Nothing is stored augmented: stored copies were measured to do harm. Training augments whole batches.
 """
 
 from __future__ import annotations

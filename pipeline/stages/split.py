@@ -2,8 +2,7 @@
 
 What is alike (copies, near-duplicates, images of one patient or video) is one group. Every split should look like the
 whole: groups of all sizes have the same chance to come to a side, by a draw that depends on the seed and on the content
-alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are: no
-rule without a memory keeps both the old ones still and every share exact.
+alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ CERTAIN = 1e-9
 
 
 def run(config: Params) -> list[str]:
-    """Images that an earlier run has split stay where they are."""
     earlier = read_table(layout.SPLITS) if layout.SPLITS.exists() else None
     table = split(read_table(layout.MANIFEST), read_table(layout.DUPLICATES), earlier, config.split)
     write_table(layout.SPLITS, table)
@@ -87,8 +85,7 @@ def groups(manifest: pd.DataFrame, pairs: pd.DataFrame, pattern: str) -> np.ndar
         links.append(np.column_stack([firsts, members]).astype(np.int64))
     first, second = np.concatenate(links).T
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
-    numbers: np.ndarray = connected_components(graph, directed=False)[1]
-    return numbers
+    return np.asarray(connected_components(graph, directed=False)[1])
 
 
 def _shares(config: Split, fixed: set[str]) -> tuple[dict[str, float], str]:

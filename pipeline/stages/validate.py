@@ -39,10 +39,7 @@ def validate(
     manifest: pd.DataFrame, quarantine: pd.DataFrame, images_NHWC: np.ndarray, accepted: dict[str, Any] | None,
     config: Validate, docs: Path,
 ) -> Validation:  # fmt: skip
-    """Judge the data by themselves and, if there is one, by the profile of the data set that was `accepted` before.
-
-    Data Docs (HTML) are written to the folder `docs`. Call `conclude` of the result next.
-    """
+    """Judge the data by themselves and by the profile of the data set that was `accepted` before, if there is one."""
     if manifest.empty:
         why = "".join(f", first {row.path}: {row.reason}" for row in quarantine.head(1).itertuples())
         raise UserError(f"not one image could be read{why}: quarantine.csv says why for each file")
