@@ -54,7 +54,6 @@ def test_nothing_of_the_other_splits_gets_into_the_outputs(dataset: Dataset, par
 
 @pytest.mark.parametrize(("policy", "mixes"), [(Policy(rotation=10), False), (Policy(**MIXED), True)])
 def test_the_preview_shows_each_class_and_what_is_mixed_into_it(dataset: Dataset, policy: Policy, mixes: bool) -> None:
-    """One original and several versions a class, its name beside it; shares of other classes only where they mix."""
     (axes,) = preview(dataset, policy, SIMPLE, "", 0).axes
     assert len(axes.images) == 3 * (1 + VERSIONS)
     texts = [text.get_text() for text in axes.texts]

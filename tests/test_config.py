@@ -105,7 +105,6 @@ def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
 
 
 def test_overrides_replace_single_knobs(tmp_path: Path) -> None:
-    """Those that are named, also with 0."""
     augment = load(changed(tmp_path, ("overrides: {}", "overrides: {scale: 0, mixup: 1}"))).augment
     expected = POLICIES["digits"].model_dump() | {"scale": 0.0, "mixup": 1.0}
     assert resolve(augment.policy, augment.overrides) == Policy(**expected)
@@ -119,7 +118,6 @@ def test_a_table_that_is_missing_is_named_with_its_fix() -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    """What `init` never sets, too."""
     own = (ARCHITECTURE, f"{ARCHITECTURE}\n    options: {{}}\n    ema: 0.9")
     ensemble = ("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")
     params = load(changed(tmp_path, own, ensemble, ("overrides: {}", "overrides: {hue: 0.1}")))

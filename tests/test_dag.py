@@ -18,9 +18,8 @@ from pipeline import layout
 from pipeline.artifacts import VARIANTS
 from pipeline.config import Params
 from tests.conftest import PROJECT
-from tests.project import Project, clone, read_changed
+from tests.project import STAGES, Project, clone, definition, outputs, read_changed
 
-STAGES: dict[str, dict[str, object]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 # What a stage may import without depending on it: errors decide nothing, the paths of the layout stand in dvc.yaml too,
 # and what config reads is in `params:`, which DVC compares by value, but for RECIPE, of the stages that ask for one
 EXEMPT = ("pipeline.errors", "pipeline.layout", "pipeline.config")
@@ -28,21 +27,9 @@ RECIPE = "pipeline/config/recipes.py"
 PRINTED = ("pipeline.stages.train", "pipeline.diagnosis.rules")  # for people; the report's own is what is kept
 
 
-def definition(stage: str) -> dict[str, list[str]]:
-    content = STAGES[stage]
-    body = content.get("do", content)
-    assert isinstance(body, dict)
-    return body
-
-
 def verbs_of(stage: str) -> list[str]:
     """What the stage's `cmd` runs: files of pipeline/stages/, one or, for an ensemble, several."""
     return re.findall(r"python -m pipeline (\w+)", str(definition(stage)["cmd"]))
-
-
-def outputs(stage: str) -> set[str]:
-    listed = [out for kind in ("outs", "metrics", "plots") for out in definition(stage).get(kind, [])]
-    return {out if isinstance(out, str) else next(iter(out)) for out in listed}
 
 
 def imported(module: str) -> set[str]:
@@ -104,7 +91,6 @@ def test_a_stage_depends_on_the_modules_that_it_imports_and_no_others(stage: str
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_lists_the_sections_that_it_reads(stage: str) -> None:
-    """`params:` in dvc.yaml are the sections of params.yaml that the stage takes."""
     source = "\n".join((PROJECT / f"pipeline/stages/{verb}.py").read_text() for verb in verbs_of(stage))
     if stage == "report":  # hands the whole of params.yaml to its page
         source += (PROJECT / "pipeline/report.html.j2").read_text().replace("params.", "config.")

@@ -65,7 +65,6 @@ def test_flat_pictures_resemble_nothing() -> None:
 
 
 def test_pictures_that_are_alike_by_nature_are_a_sentence() -> None:
-    """Thousands of pairs are no copies, and would fill the memory."""
     with pytest.raises(UserError, match=r"validate\.min_similarity"):
         near_pairs_of(pixels([ORIGINALS[0]] * 120))
 
@@ -114,7 +113,6 @@ def test_what_is_true_of_a_file_is_true_of_its_copies(similarity: float, wanted:
 
 
 def test_copies_of_both_make_few_pairs() -> None:
-    """Hundreds of copies of a picture and of its version: each is tied, but not each to each."""
     images = pixels([ORIGINALS[0], VERSIONS["compressed"]] * 100)
     pairs = find(manifest_of(images), images, 10, 0.9)
     assert set(pairs["first"]) | set(pairs["second"]) == set(range(200))

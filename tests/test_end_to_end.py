@@ -67,7 +67,6 @@ def with_images_of_its_own(project: Project, folder: Path) -> tuple[Project, Pat
 
 
 def test_dvc_repro_alone_does_the_whole_job(project: Project) -> None:
-    """From the folder to the report, in one command; the second time there is nothing to do."""
     ran = project.ran(project.run("dvc repro"))
     assert {f"{stage}@{model}" for stage in MODEL_STAGES for model in ("simple_cnn", "modern_cnn")} < ran
     page = (project.root / "artifacts" / "report" / "report.html").read_text()
@@ -97,7 +96,6 @@ def test_one_models_learning_rate_reruns_that_model_only(project: Project) -> No
 
 
 def test_runs_are_in_mlflow_once(project: Project) -> None:
-    """One run for each training, with epochs, results and models; none twice."""
     client = mlflow_client(project)
     runs = client.search_runs([client.get_experiment_by_name("images").experiment_id])
     assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "simple_cnn", "simple_cnn"]
@@ -126,7 +124,6 @@ def test_the_champion_gives_the_trained_networks_classes_without_our_code(projec
 
 
 def test_predict_prints_a_table_or_json(project: Project, digit_folder: Path) -> None:
-    """With the champion of the registry; one bad file among good ones costs only itself."""
     image = digit_folder / "digit-0" / "000.png"
     assert "digit-" in project.run(f"python -m pipeline predict {image}")
     (row,) = json.loads(project.run(f"python -m pipeline predict --json {image}"))
@@ -137,7 +134,6 @@ def test_predict_prints_a_table_or_json(project: Project, digit_folder: Path) ->
 
 
 def test_dvcs_own_tools_work(project: Project) -> None:
-    """metrics, plots, experiments."""
     assert "val_accuracy" in project.run("dvc metrics show")
     assert "index.html" in project.run("dvc plots show")
     assert project.ran(project.run("dvc exp run -S benchmark.rounds=2")) == {"benchmark", "report"}
@@ -159,7 +155,6 @@ def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
 
 
 def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, tmp_path: Path) -> None:
-    """One sentence with file and fix; the results of the last run are still there; `strict: false` goes on."""
     broken, images = with_images_of_its_own(project, tmp_path)
     (images / "digit-1" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     broken.change("strict: false", "strict: true")
@@ -189,7 +184,6 @@ def test_images_that_are_added_move_no_old_one(project: Project, tmp_path: Path)
 
 
 def test_the_data_can_be_looked_at(digit_folder: Path, project: Project, tmp_path: Path) -> None:
-    """Counts, a histogram and findings; a critical one ends with an error."""
     images = shutil.copytree(digit_folder, tmp_path / "images")
     shutil.copy(images / "digit-0" / "000.png", images / "digit-1" / "same.png")
     output = project.run(f"python -m pipeline data {images}", code=1)

@@ -29,18 +29,16 @@ from pipeline.artifacts import Dataset, read_json, read_table, write_json, write
 from pipeline.config import Ingest
 from pipeline.stages.ingest import preprocessing_of
 from tests.conftest import PROJECT
+from tests.project import definition, outputs
 
 BLIND = ("augment", "train", "prune", "export", "quantize")
 MODEL = "simple_cnn"
-STAGES = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 
 
 def run(stage: str, root: Path) -> None:
     """The stage as dvc.yaml calls it, in this process, in a folder that holds its `deps` and no more."""
-    content = STAGES[stage].get("do", STAGES[stage])
-    listed = [out if isinstance(out, str) else next(iter(out))
-              for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]  # fmt: skip
-    outs, deps = ([Path(path.replace("${key}", MODEL)) for path in paths] for paths in (listed, content["deps"]))
+    told = (outputs(stage), definition(stage)["deps"])
+    outs, deps = ([Path(path.replace("${key}", MODEL)) for path in paths] for paths in told)
     alone = Path(mkdtemp(dir=root))
     shutil.copy(root / "params.yaml", alone)
     for dep in (dep for dep in deps if dep.parts[0] == "artifacts"):
@@ -48,7 +46,7 @@ def run(stage: str, root: Path) -> None:
         (shutil.copytree if (root / dep).is_dir() else shutil.copy)(root / dep, alone / dep)
     before = files_in(alone)
     with chdir(alone):
-        app([stage, *([MODEL] if "${key}" in str(content["cmd"]) else [])], standalone_mode=False)
+        app([stage, *([MODEL] if "${key}" in str(definition(stage)["cmd"]) else [])], standalone_mode=False)
     made = files_in(alone) - before
     assert all(any(file.is_relative_to(out) for file in made) for out in outs), "an output that is not written"
     assert all(any(file.is_relative_to(out) for out in outs) for file in made), "a file that is no output"
@@ -111,7 +109,6 @@ def twins(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory, fresh_stor
 
 
 def test_only_evaluate_reads_the_test_split(twins: tuple[Path, Path]) -> None:
-    """Not one byte of the other stages changes with the test split; the test accuracy does."""
     honest, spoiled = twins
     files = hashes(honest, BLIND)
     assert {Path(name).parts[1] for name in files} == set(BLIND)

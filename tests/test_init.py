@@ -37,7 +37,6 @@ def test_the_shipped_params_are_those_of_digits() -> None:
 
 
 def test_a_folder_gets_values_that_fit(digit_folder: Path) -> None:
-    """Name, root and size come from the images; large pictures are brought to 128 pixels."""
     params = fitted(digit_folder)
     assert (params.experiment, params.ingest.source, params.ingest.image_size) == ("images", "image_folder", 32)
     assert params.ingest.root == str(digit_folder)
@@ -54,7 +53,6 @@ def test_any_folder_name_survives(scans: Path, name: str) -> None:
 
 
 def test_a_table_is_the_labels_of_its_folder(scans: Path) -> None:
-    """`root` is the folder that the paths start from, `labels` the table's name."""
     rows = [f"{path.relative_to(scans)},{path.parent.name}" for path in scans.rglob("*.png")]
     (scans / "my labels.CSV").write_text("\n".join(["path,label", *rows, "no-label.png"]))
     params = fitted(scans / "my labels.CSV")
@@ -101,7 +99,6 @@ def test_the_least_class_is_not_fitted_to_junk(scans: Path, strays: int, each: i
 
 
 def test_every_named_dataset_has_values() -> None:
-    """Nothing is downloaded: `init` asks for no file. What is no dataset of its own is given with --images."""
     assert set(KNOWN) == set(sources()) - {"image_folder", "csv", "archive"}
     for name in KNOWN:
         init(dataset=name)
@@ -111,7 +108,6 @@ def test_every_named_dataset_has_values() -> None:
 
 
 def test_an_edited_file_is_kept() -> None:
-    """Every earlier version stays beside the new one, whatever its encoding."""
     for content in (b"# mine 1\n", "# Vögel\n".encode("latin-1")):
         Path("params.yaml").write_bytes(content)
         init(dataset="digits")
@@ -132,7 +128,6 @@ def test_an_edited_file_is_kept() -> None:
     ],
 )
 def test_what_init_cannot_do_it_says_and_writes_nothing(arguments: dict[str, object], said: str) -> None:
-    """The old params.yaml is untouched."""
     Path("params.yaml").write_text("# mine\n")
     with pytest.raises(UserError, match=said):
         init(**arguments)  # type: ignore[arg-type]  # of the parameters
@@ -168,7 +163,6 @@ def test_copies_are_not_alike_by_nature(digit_folder: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("name", ["images", "table.csv", "a.zip"])
 def test_a_fifo_is_not_waited_for(name: str) -> None:
-    """Neither `init` nor `data` opens it."""
     file = Path("folder", name)
     file.parent.mkdir()
     os.mkfifo(file)
@@ -178,7 +172,6 @@ def test_a_fifo_is_not_waited_for(name: str) -> None:
 
 
 def test_a_folder_without_a_readable_image_is_named(scans: Path) -> None:
-    """No size can be chosen; one of the files is named, with what is wrong with it."""
     for file in scans.rglob("*.png"):
         file.write_bytes(b"broken")
     with pytest.raises(UserError, match=r"scans: none of 80 files .*digit-\d/0\d\d\.png: "):

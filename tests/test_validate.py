@@ -75,7 +75,6 @@ def test_each_fault_is_found_by_its_own_checks(clean: tuple[Ingested, np.ndarray
 
 
 def test_a_fault_of_the_data_set_is_named(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """A class that is missing or unknown, one of which nothing can be read, names that look the same, and drift."""
     manifest, images = clean[0].manifest, clean[1]
     renamed = manifest.assign(**{"class": manifest["class"].map(dict(zip(("cat", "dog"), NAMES, strict=True)))})
     lighter = manifest.assign(brightness=manifest["brightness"] * 1.6)

@@ -53,11 +53,10 @@ def init(
     PARAMS.write_bytes(content)
     for note in notes:
         print(f"note: {note}")
-    limited = f", training on {params.train.limit:,} images (train.limit)" if params.train.limit else ""
-    print(
-        f"wrote {PARAMS} for {params.ingest.source} in {params.ingest.root}: {params.ingest.image_size} pixels, "
-        f"{params.train.epochs} epochs, augmentation {params.augment.policy}{limited}\nnext: dvc repro"
-    )
+    source, train = params.ingest, params.train
+    limited = f", training on {train.limit:,} images (train.limit)" if train.limit else ""
+    print(f"wrote {PARAMS} for {source.source} in {source.root}: {source.image_size} pixels, ", end="")
+    print(f"{train.epochs} epochs, augmentation {params.augment.policy}{limited}\nnext: dvc repro")
 
 
 def own(images: Path) -> tuple[Params, list[str]]:
@@ -94,7 +93,7 @@ def _ingest(images: Path) -> Ingest:
         raise UserError(f"{images} does not exist: give a folder, a CSV file or an archive of images")
     table = images.suffix.lower() in TABLES and not images.is_dir()
     project, root = Path.cwd(), (images.parent if table else images).resolve()
-    if project.is_relative_to(root):
+    if project.is_relative_to(root):  # DVC cannot watch it
         raise UserError(f"{root} holds the project itself: give the images a folder of their own")
     path = (root.relative_to(project) if root.is_relative_to(project) else root).as_posix()
     if table:

@@ -32,8 +32,7 @@ def command(stage: str) -> Callable[..., None]:
 
 def run_stage(stage: str, name: str = "") -> None:
     """Raises UserError for wrong parameters, and for a name that is missing or unknown."""
-    start = time.perf_counter()
-    config = load()
+    start, config = time.perf_counter(), load()
     run = import_module(f"pipeline.stages.{stage}").run
     arguments: dict[str, Any] = {"config": config}
     if "name" in signature(run).parameters:
@@ -48,9 +47,7 @@ def run_stage(stage: str, name: str = "") -> None:
     if not facts:  # a process of a distributed training that is not the main one
         return
     print(f"{f'{stage} {name}'.strip()}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
-    changed = [name] if name else config.everything if stage == "benchmark" else []
-    if changed:
+    for model in [name] if name else config.everything if stage == "benchmark" else []:
         from pipeline.tracking import sync_or_warn
 
-        for model in changed:
-            sync_or_warn(config, model)
+        sync_or_warn(config, model)

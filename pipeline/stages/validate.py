@@ -68,12 +68,15 @@ def dataset_checks(
     there, aside = set(manifest["class"]), unreadable(quarantine)["path"].tolist()
     known = set(config.classes) or there | (set(quarantine["class"]) - {""})
     classes = "the classes are those of validate.classes" if config.classes else "every class has a readable image"
+    names = pd.Series(sorted(there))  # some may look the same: but for case, outer spaces, form of the letters
+    plain = names.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
+    confusable = [repr(name) for name in names[plain.duplicated(keep=False)]]
     missing = [f"{name} (no image)" for name in sorted(known - there)]
     unknown = [f"{name} (not expected)" for name in sorted(there - known)]
     most, total = config.max_quarantined, len(manifest) + len(aside)
     checks = [
         (Bounds("known_classes", classes, maximum=0), missing + unknown, len(known | there)),
-        (Bounds("class_names", "no two classes look the same by name", maximum=0), _confusable(there), len(there)),
+        (Bounds("class_names", "no two classes look the same by name", maximum=0), confusable, len(there)),
         (Bounds("readable", f"at most {most:.1%} of the files are unreadable", maximum=most), aside, total),
     ]
     if accepted:
@@ -120,13 +123,6 @@ def _deviations(values: pd.Series, distinct: pd.Series) -> pd.Series:
     from_median = values - values[distinct].median()
     spread = float(from_median[distinct].abs().median()) / 0.6745
     return from_median / max(spread, NEGLIGIBLE)
-
-
-def _confusable(classes: set[str]) -> list[str]:
-    """Classes that a person would take for one: they differ in case, outer spaces or the form of their letters."""
-    found = pd.Series(sorted(classes))
-    plain = found.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
-    return [repr(name) for name in found[plain.duplicated(keep=False)]]
 
 
 def image_checks(config: Validate) -> list[Bounds]:
