@@ -1,12 +1,10 @@
 """The proof that the test split is read by `evaluate` alone, by the commands of dvc.yaml on real images.
 
-Each stage runs in a folder with nothing but its `deps`, and writes its `outs` and nothing else.
-
-A copy of a project gets noise for the pixels of its test images, and their labels change places. Whatever the stages
-from `augment` to `quantize` write, and what `benchmark` says of the validation, must not change by a byte; what
-`evaluate` writes must. Three readers of the test split are left out on purpose: `ingest`, `validate` and `split`, which
-come before there is one; `audit`, which looks for wrong labels in all splits and feeds nothing but the report; and
-`promote`, which is no stage and judges a challenger against the champion.
+Each stage runs in a folder with nothing but its `deps`, and writes its `outs` and nothing else. A copy of a project
+gets noise for the pixels of its test images, and their labels change places. Whatever the stages from `augment` to
+`quantize` write, and what `benchmark` says of the validation, must not change by a byte; what `evaluate` writes must.
+Left out on purpose: the stages before there is a split; `audit`, which looks for wrong labels and feeds nothing but the
+report; and `promote`, which judges a challenger against the champion.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ def manifest_of(counts: list[int], start: int = 0) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def pairs_of(ties: list[tuple[int, int]], exact: bool = False) -> pd.DataFrame:
+def pairs_of(ties: list[tuple[int, int]]) -> pd.DataFrame:
     first, second = zip(*(sorted(tie) for tie in ties), strict=True)
-    return pd.DataFrame({"first": first, "second": second, "exact": exact})
+    return pd.DataFrame({"first": first, "second": second, "exact": False})
 
 
 def of_groups(sizes_by_class: list[list[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -79,8 +79,7 @@ GROUPS = st.lists(st.builds(operator.add, TIED, SINGLE), min_size=2, max_size=4)
 @given(GROUPS, SHARES, st.integers(0, 1000))
 @settings(deadline=None, max_examples=25)
 def test_each_split_looks_like_the_whole(sizes: list[list[int]], shares: tuple[float, float], start: int) -> None:
-    """Class shares within an image; sizes of groups, sources and a measure that hangs on the size by chance alone: over
-    ten seeds their means are within six standard errors of random draws of whole groups, one in 10^9 by chance."""
+    """Class shares within an image; sizes, sources and a measure within six standard errors over ten seeds."""
     manifest, pairs = of_groups(sizes)
     size = np.concatenate([np.repeat(of_class, of_class) for of_class in sizes])
     draw = np.random.default_rng(start)
@@ -208,8 +207,7 @@ def test_the_sources_own_test_split_is_kept_unless_told() -> None:
 
 @pytest.mark.parametrize(("singles", "pairs_each"), [(8, 1), (4, 8), (6, 6), (20, 1)])
 def test_twins_of_small_classes_come_to_every_split(singles: int, pairs_each: int) -> None:
-    """20 classes with a few twins each: over ten seeds, twins have in each split the share that they have in all, give
-    or take six standard errors of as many independent draws. No class alone can tell."""
+    """Over ten seeds and 20 classes, each split has the share of twins that all have, within six standard errors."""
     manifest, pairs = of_groups([[1] * singles + [2] * pairs_each] * 20)
     twin = np.bincount(groups(manifest, pairs, ""))[groups(manifest, pairs, "")] == 2
     tables = [split(manifest, pairs, None, Split(validation=0.1, test=0.2, seed=seed)) for seed in range(10)]
