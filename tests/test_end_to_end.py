@@ -53,13 +53,11 @@ def mlflow_client(project: Project) -> Any:
     return mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
 
 
-def with_images_of_its_own(project: Project, folder: Path) -> tuple[Project, Path]:
+def with_images_of_its_own(project: Project, source: Path, folder: Path) -> tuple[Project, Path]:
     """A copy of the project, and the copy of its images that it reads."""
     copy = Project(Path(shutil.copytree(project.root, folder / "clone", symlinks=True)))
-    source = re.search('root: "(.*?)"', (copy.root / "params.yaml").read_text())
-    assert source is not None
-    images = shutil.copytree(source[1], folder / "other images")
-    copy.change(source[0], f'root: "{images}"')
+    images = shutil.copytree(source, folder / "other images")
+    copy.change(str(source), str(images))
     return copy, images
 
 
@@ -151,8 +149,10 @@ def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
     assert "as challenger" in project.run("python -m pipeline register")
 
 
-def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, tmp_path: Path) -> None:
-    broken, images = with_images_of_its_own(project, tmp_path)
+def test_an_unreadable_image_stops_the_run_and_loses_nothing(
+    project: Project, digit_folder: Path, tmp_path: Path
+) -> None:
+    broken, images = with_images_of_its_own(project, digit_folder, tmp_path)
     (images / "digit-1" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     broken.change("strict: false", "strict: true")
     output = broken.run("dvc repro ingest", code=255)
@@ -164,9 +164,9 @@ def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, t
     assert "broken.jpg" in (broken.root / "artifacts" / "ingest" / "quarantine.csv").read_text()
 
 
-def test_images_that_are_added_move_no_old_one(project: Project, tmp_path: Path) -> None:
+def test_images_that_are_added_move_no_old_one(project: Project, digit_folder: Path, tmp_path: Path) -> None:
     """DVC keeps the table of splits when its stage runs again; another seed makes another split."""
-    grown, images = with_images_of_its_own(project, tmp_path)
+    grown, images = with_images_of_its_own(project, digit_folder, tmp_path)
     shutil.rmtree(images)
     write_digits(images, classes=3, per_class=70)  # the same first 40
     table = grown.root / "artifacts" / "split" / "splits.parquet"
