@@ -34,7 +34,8 @@ from pipeline.evaluation.metrics import accuracy
 from pipeline.evaluation.plots import PALETTE, save
 from pipeline.networks.architectures import build
 from pipeline.networks.deployable import probabilities
-from pipeline.stages.ingest import ingest, preprocessing_of
+from pipeline.preprocessing import Preprocessing
+from pipeline.stages.ingest import ingest
 from pipeline.training.inputs import TrainingInputs
 from pipeline.training.loop import fit
 
@@ -60,7 +61,7 @@ class Data:
         self.test = np.flatnonzero(found["source_split"] == "test")
 
     def card(self, model: str) -> ModelCard:
-        return ModelCard(model, self.names, preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
+        return ModelCard(model, self.names, Preprocessing(32, "crop", (255, 255, 255)), MEAN, STD)
 
     def score(self, network: nn.Module, model: str, rows: np.ndarray) -> float:
         device = next(network.parameters()).device

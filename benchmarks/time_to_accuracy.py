@@ -22,7 +22,8 @@ from _usual import MEAN, STD
 from pipeline.artifacts import ModelCard, read_images
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
-from pipeline.stages.ingest import ingest, preprocessing_of
+from pipeline.preprocessing import Preprocessing
+from pipeline.stages.ingest import ingest
 from pipeline.training.inputs import TrainingInputs, initialized
 from pipeline.training.loop import fit
 
@@ -57,7 +58,7 @@ def main() -> None:
             model, _, goal = wanted.partition("=")
             accuracy, _, epochs = goal.partition(":")
             recipe = RECIPES[model].model_copy(update={"epochs": int(epochs or 24)})
-            card = ModelCard(model, names, preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
+            card = ModelCard(model, names, Preprocessing(32, "crop", (255, 255, 255)), MEAN, STD)
             seen: list[tuple[float, float, dict[str, float]]] = []
             network = initialized(card, inputs, seed=0)
 

@@ -30,7 +30,8 @@ from pipeline.artifacts import ModelCard, read_images
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Ingest, Train
 from pipeline.networks.architectures import build
-from pipeline.stages.ingest import ingest, preprocessing_of
+from pipeline.preprocessing import Preprocessing
+from pipeline.stages.ingest import ingest
 from pipeline.training.data_loading import data_loader
 from pipeline.training.device import Placement, place
 from pipeline.training.inputs import TrainingInputs
@@ -59,7 +60,7 @@ def usual(model: str, folder: Path, device: torch.device) -> Generator[int, None
 def ours(model: str, images_NHWC: np.ndarray, labels: np.ndarray, placement: Placement) -> Generator[int, None, None]:
     """The training step and its loader, as the loop drives them."""
     classes = int(labels.max()) + 1
-    card = ModelCard(model, tuple(map(str, range(classes))), preprocessing_of(Ingest(source="csv", root="")), MEAN, STD)
+    card = ModelCard(model, tuple(map(str, range(classes))), Preprocessing(32, "crop", (255, 255, 255)), MEAN, STD)
     rows = np.arange(len(labels))
     inputs = TrainingInputs(
         images_NHWC, labels, card.class_names, rows, rows[:0], None, np.ones(classes), np.zeros(classes), SAME

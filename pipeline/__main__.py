@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import data, describe, init, lr_find, predict, registry, stages
+from pipeline.config import files_of
 from pipeline.errors import UserError, masked
 from pipeline.layout import ARTIFACTS
 from pipeline.training.signals import Interrupted
@@ -23,9 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
-) -> None:
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show every traceback.")] = False) -> None:
     """Labelled images in, a tested and registered CNN classifier out. `dvc repro` runs all stages."""
 
 
@@ -35,8 +34,8 @@ VERBS: list[Callable[..., None]] = [
 ]  # fmt: skip
 for verb in VERBS:
     app.command(rich_help_panel="For people")(verb)
-for name, command in stages.commands().items():
-    app.command(name, help="See dvc.yaml.", rich_help_panel="Stages (called by dvc.yaml)")(command)
+for stage in files_of("stages"):
+    app.command(stage, help="See dvc.yaml.", rich_help_panel="Stages (called by dvc.yaml)")(stages.command(stage))
 
 
 def main() -> None:
@@ -66,11 +65,9 @@ def said(error: UserError | OSError) -> str:
         return " ".join(masked(str(error)).split())
     if isinstance(error, FileNotFoundError) and ARTIFACTS in Path(str(error.filename)).parents:
         return f"{error.filename} does not exist: run `dvc repro` first"
-    if error.errno in (ENOSPC, EDQUOT):
-        return f"{error.filename or 'the disk'}: {error.strerror}: free some space"
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror}: check the path and its permissions"
-    return ""
+    full = error.errno in (ENOSPC, EDQUOT)
+    fix = "free some space" if full else "check the path and its permissions"
+    return f"{error.filename or 'the disk'}: {error.strerror}: {fix}" if full or error.filename is not None else ""
 
 
 if __name__ == "__main__":

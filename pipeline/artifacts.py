@@ -10,10 +10,9 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def write_metrics(stage: str, name: str, metrics: dict[str, Any], checkpoint: Pa
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A DataFrame as parquet, or as CSV where the name ends in .csv."""
+    """As parquet, or as CSV where the name ends in .csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         # All text in quotes: a name may hold a carriage return, which ends a row where it stands bare
@@ -69,7 +68,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     if path.suffix != ".csv":
-        return pd.read_parquet(path)
+        with path.open("rb") as file:  # pyarrow's FileNotFoundError does not say the name
+            return pd.read_parquet(file)
     # A class may be called 001, NA or None; an empty place among numbers is one that is not finite
     text = dict.fromkeys(("path", "class", "reason", "suggested"), str)
     numbers = {column: [""] for column in pd.read_csv(path, nrows=0).columns if column not in text}
@@ -86,60 +86,39 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class ImageArrayWriter:
-    """Appends blocks [n, size, size, 3] uint8 to one .npy file whose length is known only at the end.
+def write_images(path: Path, size: int, blocks_NHWC: Iterable[np.ndarray]) -> None:
+    """Write blocks [n, size, size, 3] uint8 as one .npy file, whose length is known only at the end.
 
     numpy pads the header so that the first axis may grow in place; memory stays at one block.
     """
-
-    def __init__(self, path: Path, size: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb")
-        self._size = size
-        self.count = 0
-        self._write_header()
-
-    def _write_header(self) -> None:
-        shape = (self.count, self._size, self._size, 3)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, block_NHWC: np.ndarray) -> None:
-        assert block_NHWC.dtype == np.uint8 and block_NHWC.shape[1:] == (self._size, self._size, 3)
-        self._file.write(np.ascontiguousarray(block_NHWC).data)
-        self.count += len(block_NHWC)
-
-    def __enter__(self) -> ImageArrayWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._file.seek(0)
-            self._write_header()
-        self._file.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header, count = {"descr": "|u1", "fortran_order": False}, 0
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (0, size, size, 3)})
+        for block_NHWC in blocks_NHWC:
+            assert block_NHWC.dtype == np.uint8 and block_NHWC.shape[1:] == (size, size, 3)
+            file.write(np.ascontiguousarray(block_NHWC).data)
+            count += len(block_NHWC)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, size, size, 3)})
 
 
 def read_images(path: Path) -> np.ndarray:
-    """All images, uint8 [N, size, size, 3], mapped from disk and not read before they are used.
-
-    Read-only: the kernel refuses to map a file copy-on-write that is larger than the machine's memory.
-    """
+    """All images, uint8 [N, size, size, 3], mapped from disk and not read before they are used."""
+    # Read-only: the kernel refuses to map a file copy-on-write that is larger than the machine's memory
     images: np.ndarray = np.load(path, mmap_mode="r")
     return images
 
 
 def expect_random_access(images_NHWC: np.ndarray) -> None:
-    """Ask the kernel not to read ahead in a mapped file: where it does not fit into memory, an epoch of random batches
-    would read it a hundred times."""
+    """No reading ahead in a mapped file: larger than memory, an epoch of random batches would read it 100 times."""
     mapped = getattr(images_NHWC, "_mmap", None)
     if mapped is not None:
         mapped.madvise(mmap.MADV_RANDOM)
 
 
 class ImageRows:
-    """Some rows of an array of images, which may be larger than memory: they are read when they are asked for."""
+    """Some rows of an array of images, which may be larger than memory."""
 
     def __init__(self, images_NHWC: np.ndarray, rows: np.ndarray) -> None:
         self.images_NHWC, self.rows = images_NHWC, rows
@@ -150,8 +129,7 @@ class ImageRows:
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
         """uint8 [n, size, size, 3], in memory."""
-        picked: np.ndarray = self.images_NHWC[self.rows[places]]
-        return picked
+        return np.asarray(self.images_NHWC[self.rows[places]])
 
 
 Images = np.ndarray | ImageRows  # uint8 [N, size, size, 3]: len() and slices
@@ -181,25 +159,20 @@ def read_dataset(images: Path = layout.IMAGES, splits: Path = layout.SPLITS) -> 
     pixels = read_images(images)
     if len(pixels) != len(table):
         raise UserError(f"{images} has {len(pixels):,} images and {splits} {len(table):,}: run `dvc repro` first")
-    names = tuple(sorted(table["class"].unique()))
-    labels = table["class"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64, copy=True)
-    return Dataset(pixels, labels, table, names)
+    names, labels = np.unique(table["class"].to_numpy(dtype=object), return_inverse=True)
+    return Dataset(pixels, labels, table, tuple(names.tolist()))
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a network needs beside its weights; stands in the checkpoint and in the ONNX file.
-
-    `mean` and `std` are per channel on the 0-1 scale; a client needs only `class_names` and `preprocessing`.
-    `options` are the architecture's own, as in params.yaml.
-    """
+    """What a network needs beside its weights; stands in the checkpoint and in the ONNX file."""
 
     architecture: str
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of each channel, on the 0-1 scale, as `std`
     std: tuple[float, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # the architecture's own, as in params.yaml
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
@@ -207,11 +180,6 @@ class ModelCard:
     @staticmethod
     def from_json(text: str) -> ModelCard:
         content = json.loads(text)
-        return ModelCard(
-            architecture=content["architecture"],
-            class_names=tuple(content["class_names"]),
-            preprocessing=Preprocessing.from_record(content["preprocessing"]),
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
-            options=content["options"],
-        )
+        lists = {name: tuple(content[name]) for name in ("class_names", "mean", "std")}
+        preprocessing = Preprocessing.from_record(content["preprocessing"])
+        return ModelCard(content["architecture"], preprocessing=preprocessing, options=content["options"], **lists)

@@ -1,6 +1,5 @@
-"""Every path below artifacts/, once. dvc.yaml names the same ones as outs and deps; tests/test_dag.py holds each to the
-other. All are relative to the project's folder, where every command runs. `name` is a key of `models` or `ensembles`.
-"""
+"""Every path below artifacts/, once; tests/test_dag.py holds dvc.yaml to it. All are relative to the project's folder,
+where every command runs. `name` is a key of `models` or `ensembles`."""
 
 from __future__ import annotations
 
@@ -34,7 +33,6 @@ REPORT = ARTIFACTS / "report" / "report.html"
 
 
 def folder(stage: str, name: str) -> Path:
-    """Of one model in one stage."""
     return ARTIFACTS / stage / name
 
 
@@ -62,7 +60,6 @@ def history(stage: str, name: str) -> Path:
 
 
 def examined(name: str) -> Path:
-    """What the diagnosis judges."""
     return folder("train", name) / "examined.json"
 
 

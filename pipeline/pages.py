@@ -7,21 +7,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-def data_uri(png: bytes) -> str:
-    """A picture as the `src` of an `img`."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
 _TEMPLATES.filters |= {
-    "data_uri": data_uri,
+    "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),  # the `src` of an `img`
     "percent": lambda share: f"{share:.2%}",
     "thousands": lambda n: f"{n:,}",
     "p_value": lambda p: f"= {p:.3f}" if p >= 0.001 else "< 0.001",

@@ -89,9 +89,14 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracking_folder(tmp_path: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an MLflow store of its own."""
-    shutil.copy(fresh_store, tmp_path / "mlflow.db")
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return tmp_path
+
+
+@pytest.fixture
+def tracking_folder(working_folder: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an MLflow store of its own."""
+    shutil.copy(fresh_store, working_folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{working_folder / 'mlflow.db'}")
+    return working_folder

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from tests.conftest import PROJECT
 
@@ -20,9 +22,20 @@ SHIPPED = (
 )  # fmt: skip
 
 
-class Project:
-    """A clone in a folder of its own."""
+STAGES: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(PROJECT / "dvc.yaml")["stages"]
 
+
+def definition(stage: str) -> dict[str, Any]:
+    body: dict[str, Any] = STAGES[stage].get("do", STAGES[stage])
+    return body
+
+
+def outputs(stage: str) -> set[str]:
+    listed = [out for kind in ("outs", "metrics", "plots") for out in definition(stage).get(kind, [])]
+    return {out if isinstance(out, str) else next(iter(out)) for out in listed}
+
+
+class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,9 @@ def test_statistics_are_those_of_numpy(dataset: Dataset) -> None:
     assert std == pytest.approx(pixels.std(axis=(0, 1, 2)), abs=1e-5)
 
 
-def test_nothing_of_the_other_splits_gets_into_the_outputs(
-    tmp_path: Path, dataset: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("working_folder")
+def test_nothing_of_the_other_splits_gets_into_the_outputs(dataset: Dataset, params: Params) -> None:
     """With the validation and test images replaced by noise, every file is the same to the byte, the picture too."""
-    monkeypatch.chdir(tmp_path)
     asked = params.model_copy(update={"augment": Augment.model_validate({"policy": "digits", "overrides": MIXED})})
     train, others = dataset.rows("train"), np.concatenate([dataset.rows("val"), dataset.rows("test")])
     plain = np.array(dataset.images_NHWC)
@@ -57,7 +54,6 @@ def test_nothing_of_the_other_splits_gets_into_the_outputs(
 
 @pytest.mark.parametrize(("policy", "mixes"), [(Policy(rotation=10), False), (Policy(**MIXED), True)])
 def test_the_preview_shows_each_class_and_what_is_mixed_into_it(dataset: Dataset, policy: Policy, mixes: bool) -> None:
-    """One original and several versions a class, its name beside it; shares of other classes only where they mix."""
     (axes,) = preview(dataset, policy, SIMPLE, "", 0).axes
     assert len(axes.images) == 3 * (1 + VERSIONS)
     texts = [text.get_text() for text in axes.texts]

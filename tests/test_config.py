@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import layout
+from pipeline.__main__ import said
+from pipeline.artifacts import read_table
 from pipeline.augmentation.policy import POLICIES, Policy, resolve
 from pipeline.config import as_yaml, load
 from pipeline.errors import UserError
@@ -32,11 +35,10 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "sentence"),
     [
         ("  batch_size:", "  batch_sise:", "train.batch_sise is not a known key (did you mean batch_size?)"),
         ("  warmup: 0.25", "  warmup: soon", "train.warmup is 'soon'"),
-        ("  warmup: 0.25", "  warmup: 1.5", "train.warmup is 1.5"),
         ("  processes: 1", "  processes: 64", "train: batch_size is 64"),
         ("  test: 0.2", "  test: 0.95", "split: validation + test"),
         ('group_pattern: ""', 'group_pattern: "(x"', "split: group_pattern"),
@@ -47,14 +49,8 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
         ('experiment: "digits"', "experiment: [", "not valid YAML"),
         (TEXT, "", "experiment is missing"),
         ("  policy: digits", "  policy: digit", "augment.policy is 'digit' (did you mean digits?)"),
-        (
-            "overrides: {}",
-            "overrides: {rotatoin: 10}",
-            "augment.overrides.rotatoin is not a known key (did you mean rot",
-        ),
-        ("overrides: {}", "overrides: {rotation: 200}", "augment.overrides.rotation is 200"),
+        ("overrides: {}", "overrides: {rotatoin: 10}", "augment.overrides.rotatoin is not a known key (did you"),
         ("overrides: {}", "overrides: {cutmix: .nan}", "augment.overrides.cutmix is nan"),
-        ("overrides: {}", "overrides: {brightness: true}", "augment.overrides.brightness is True"),
         ("overrides: {}", "overrides: {vertical_flip: 1}", "augment.overrides.vertical_flip is 1"),
         (ARCHITECTURE, "    architecture: simple_cn", "models.simple_cnn.architecture is 'simple_cn' (did you mean"),
         ("    learning_rate: 0.05", "    learning_rat: 0.05", "models.simple_cnn.learning_rat is not a known key"),
@@ -65,22 +61,19 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
         ("ensembles: {}", "ensembles: {a;b: {members: [simple_cnn, modern_cnn]}}", "ensembles.a;b is 'a;b'"),
     ],
 )
-def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
-    """Unknown keys, wrong types, impossible values and broken YAML each name their place."""
+def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     path = changed(tmp_path, (old, new))
-    with pytest.raises(UserError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
         load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_light_verbs_import_no_torch() -> None:
-    """The check before each stage of a model takes a fraction of a second."""
     code = "import pipeline.config, sys; pipeline.config.load(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    """With the line, for editors that save as Latin-1."""
     path = changed(tmp_path)
     path.write_bytes(TEXT.replace('experiment: "digits"', 'experiment: "Vögel"').encode("latin-1"))
     line = TEXT[: TEXT.index("experiment:")].count("\n") + 1
@@ -112,14 +105,19 @@ def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
 
 
 def test_overrides_replace_single_knobs(tmp_path: Path) -> None:
-    """Those that are named, also with 0."""
     augment = load(changed(tmp_path, ("overrides: {}", "overrides: {scale: 0, mixup: 1}"))).augment
     expected = POLICIES["digits"].model_dump() | {"scale": 0.0, "mixup": 1.0}
     assert resolve(augment.policy, augment.overrides) == Policy(**expected)
 
 
+@pytest.mark.usefixtures("working_folder")
+def test_a_table_that_is_missing_is_named_with_its_fix() -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        read_table(layout.SPLITS)
+    assert said(missing.value) == f"{layout.SPLITS} does not exist: run `dvc repro` first"
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    """What `init` never sets, too."""
     own = (ARCHITECTURE, f"{ARCHITECTURE}\n    options: {{}}\n    ema: 0.9")
     ensemble = ("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")
     params = load(changed(tmp_path, own, ensemble, ("overrides: {}", "overrides: {hue: 0.1}")))

@@ -12,7 +12,7 @@ from pipeline.artifacts import read_images
 from pipeline.config import Ingest, Validate
 from pipeline.errors import UserError
 from pipeline.inspection import gallery
-from pipeline.inspection.findings import Finding, Validation
+from pipeline.inspection.expectations import Finding, Validation
 from pipeline.stages.ingest import ingest
 from pipeline.stages.validate import validate
 from tests.dirty import clean_folder, dirty_folder

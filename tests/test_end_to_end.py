@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,34 +37,40 @@ print("\\n".join(names[i] for i in model.predict(images)["probabilities"].argmax
 def project(tmp_path_factory: pytest.TempPathFactory, digit_folder: Path) -> Project:
     """A clone with two models and few epochs, initialized for the digit folder, committed to git."""
     made = clone(tmp_path_factory.mktemp("user") / "clone")
-    root = made.root
     made.run(f"python -m pipeline init --images {digit_folder}")
-    text = (root / "params.yaml").read_text()
-    text = re.sub(r"  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: .*\n", "", text)
-    for old, new in (("epochs: 60", "epochs: 12"), ("epochs: 15 ", "epochs: 2 "), ("rounds: 30", "rounds: 3")):
-        assert old in text
-        text = text.replace(old, new)
-    (root / "params.yaml").write_text(text.replace("image_size: 32", "image_size: 16"))
+    made.change("  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: 0.1\n", "")
+    for old, new in (("image_size: 32", "image_size: 16"), ("epochs: 60", "epochs: 12"), ("epochs: 15", "epochs: 2")):
+        made.change(old, new)
+    made.change("rounds: 30", "rounds: 3")
     for command in ("git init -q", "git add -A", "git commit -qm start"):
         made.run(command)
     return made
 
 
+def mlflow_client(project: Project) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+
+
+def with_images_of_its_own(project: Project, source: Path, folder: Path) -> tuple[Project, Path]:
+    """A copy of the project, and the copy of its images that it reads."""
+    copy = Project(Path(shutil.copytree(project.root, folder / "clone", symlinks=True)))
+    images = shutil.copytree(source, folder / "other images")
+    copy.change(str(source), str(images))
+    return copy, images
+
+
 def test_dvc_repro_alone_does_the_whole_job(project: Project) -> None:
-    """From the folder to the report, in one command."""
     ran = project.ran(project.run("dvc repro"))
     assert {f"{stage}@{model}" for stage in MODEL_STAGES for model in ("simple_cnn", "modern_cnn")} < ran
     page = (project.root / "artifacts" / "report" / "report.html").read_text()
     assert "modern_cnn" in page
     assert not re.search(r"""(?:src|href)=["']https?:""", page), "the report must be readable without a network"
     assert (project.root / "artifacts" / "validate" / "docs" / "index.html").exists()
-
-
-def test_a_second_repro_does_nothing(project: Project) -> None:
-    """Nothing changed, nothing runs."""
-    output = project.run("dvc repro")
-    assert project.ran(output) == set()
-    assert "up to date" in output
+    for again in ("dvc repro", "mlflow run . -e main --env-manager local"):
+        output = project.run(again)
+        assert project.ran(output) == set() and "up to date" in output
 
 
 def test_the_flow_finds_nothing_to_do_after_repro_and_makes_a_champion(project: Project) -> None:
@@ -83,13 +91,8 @@ def test_one_models_learning_rate_reruns_that_model_only(project: Project) -> No
 
 
 def test_runs_are_in_mlflow_once(project: Project) -> None:
-    """One run for each training, with epochs, results and models; none twice."""
-    import mlflow
-
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("images")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    client = mlflow_client(project)
+    runs = client.search_runs([client.get_experiment_by_name("images").experiment_id])
     assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "simple_cnn", "simple_cnn"]
     for run in runs:
         assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
@@ -99,10 +102,7 @@ def test_runs_are_in_mlflow_once(project: Project) -> None:
 
 def test_the_champion_gives_the_trained_networks_classes_without_our_code(project: Project, tmp_path: Path) -> None:
     """A script that imports mlflow and numpy alone, in a folder without the project on its path."""
-    import mlflow
-    import numpy as np
-
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = mlflow_client(project)
     champion = client.get_model_version_by_alias("images", "champion")
     splits = pd.read_parquet(project.root / "artifacts" / "split" / "splits.parquet")
     np.save(project.root / "rows.npy", np.flatnonzero(splits["split"] == "test"))
@@ -113,92 +113,64 @@ def test_the_champion_gives_the_trained_networks_classes_without_our_code(projec
         check=True,
     )  # fmt: skip
     # The champion of the first flow run: its predictions are an artifact of its own run
-    assert champion.run_id is not None
     folder = client.download_artifacts(champion.run_id, "evaluate", str(tmp_path))
     predictions = pd.read_parquet(Path(folder) / "predictions.parquet")
     assert done.stdout.split() == predictions["predicted"].tolist()
 
 
 def test_predict_prints_a_table_or_json(project: Project, digit_folder: Path) -> None:
-    """With the champion of the registry; one bad file among good ones costs only itself."""
     image = digit_folder / "digit-0" / "000.png"
     assert "digit-" in project.run(f"python -m pipeline predict {image}")
     (row,) = json.loads(project.run(f"python -m pipeline predict --json {image}"))
     assert row["top5"][0] == {"class": row["class"], "confidence": row["confidence"]}
     assert sum(entry["confidence"] for entry in row["top5"]) == pytest.approx(1, abs=1e-4)
     output = project.run(f"python -m pipeline predict {image} nowhere.png /dev/zero", code=1)
-    assert "digit-" in output
-    assert "error: /dev/zero: it is not a regular file" in output
-    assert "error: nowhere.png: it cannot be opened: No such file or directory" in output
+    assert "digit-" in output and "error: /dev/zero: " in output and "error: nowhere.png: " in output
 
 
 def test_dvcs_own_tools_work(project: Project) -> None:
-    """metrics, plots, experiments."""
     assert "val_accuracy" in project.run("dvc metrics show")
     assert "index.html" in project.run("dvc plots show")
     assert project.ran(project.run("dvc exp run -S benchmark.rounds=2")) == {"benchmark", "report"}
     assert "benchmark.rounds" in project.run("dvc exp show --csv")
 
 
-def test_mlflow_run_opens_the_same_door(project: Project) -> None:
-    """`mlflow run` wraps `dvc repro`, which has nothing to do."""
-    output = project.run("mlflow run . -e main --env-manager local")
-    assert "up to date" in output
-
-
 def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
     """One line in params.yaml: nothing is trained again, and report, MLflow and registry know it."""
-    import mlflow
-
     project.change("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")
     assert project.ran(project.run("dvc repro")) == {"ensemble@both", "benchmark", "report"}
     page = (project.root / "artifacts" / "report" / "report.html").read_text()
     assert "The mean of the probabilities of simple_cnn, modern_cnn." in page
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("images")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], "tags.model = 'both'")
+    client = mlflow_client(project)
+    (run,) = client.search_runs([client.get_experiment_by_name("images").experiment_id], "tags.model = 'both'")
     assert run.data.params["members"] == "simple_cnn, modern_cnn"
     assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
     assert f"both: run {run.info.run_id} is up to date" in project.run("python -m pipeline track")
     assert "as challenger" in project.run("python -m pipeline register")
 
 
-def test_an_unreadable_image_stops_the_run_and_loses_nothing(project: Project, tmp_path: Path) -> None:
-    """One sentence with file and mend; the results of the last run are still there; `strict: false` goes on."""
-    root = shutil.copytree(project.root, tmp_path / "clone", symlinks=True)
-    images = tmp_path / "bad images"
-    source = re.search("root: (.*)", (root / "params.yaml").read_text())
-    assert source is not None
-    shutil.copytree(source[1], images)
+def test_an_unreadable_image_stops_the_run_and_loses_nothing(
+    project: Project, digit_folder: Path, tmp_path: Path
+) -> None:
+    broken, images = with_images_of_its_own(project, digit_folder, tmp_path)
     (images / "digit-1" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    broken = Project(root)
-    broken.change(f"root: {source[1]}", f"root: {images}")
     broken.change("strict: false", "strict: true")
     output = broken.run("dvc repro ingest", code=255)
-    assert len(re.findall("^error: ", output, flags=re.M)) == 1
-    assert "broken.jpg" in output
-    assert "set ingest.strict to false" in output
-    assert (root / "artifacts" / "report" / "report.html").exists()
+    (sentence,) = re.findall("^error: .*", output, flags=re.M)
+    assert "broken.jpg" in sentence and "ingest.strict" in sentence
+    assert (broken.root / "artifacts" / "report" / "report.html").exists()
     broken.change("strict: true", "strict: false")
     assert broken.ran(broken.run("dvc repro ingest")) == {"ingest"}
-    assert "broken.jpg" in (root / "artifacts" / "ingest" / "quarantine.csv").read_text()
+    assert "broken.jpg" in (broken.root / "artifacts" / "ingest" / "quarantine.csv").read_text()
 
 
-def test_images_that_are_added_move_no_old_one(project: Project, tmp_path: Path) -> None:
+def test_images_that_are_added_move_no_old_one(project: Project, digit_folder: Path, tmp_path: Path) -> None:
     """DVC keeps the table of splits when its stage runs again; another seed makes another split."""
-    root = shutil.copytree(project.root, tmp_path / "clone", symlinks=True)
-    source = re.search("root: (.*)", (root / "params.yaml").read_text())
-    assert source is not None
-    more = shutil.copytree(source[1], tmp_path / "more images")
-    write_digits(tmp_path / "extra", classes=3, per_class=70)
-    for number in range(40, 70):
-        for label in ("digit-0", "digit-1", "digit-2"):
-            shutil.copy(tmp_path / "extra" / label / f"{number:03d}.png", more / label / f"{number:03d}.png")
-    grown = Project(root)
-    table = root / "artifacts" / "split" / "splits.parquet"
+    grown, images = with_images_of_its_own(project, digit_folder, tmp_path)
+    shutil.rmtree(images)
+    write_digits(images, classes=3, per_class=70)  # the same first 40
+    table = grown.root / "artifacts" / "split" / "splits.parquet"
     before = pd.read_parquet(table).set_index("path")["split"]
-    grown.change(f"root: {source[1]}", f"root: {more}")
     assert grown.ran(grown.run("dvc repro split")) == {"ingest", "validate", "split"}
     after = pd.read_parquet(table).set_index("path")["split"]
     assert len(after) == 210
@@ -208,18 +180,12 @@ def test_images_that_are_added_move_no_old_one(project: Project, tmp_path: Path)
     assert not pd.read_parquet(table).set_index("path")["split"][before.index].equals(before)
 
 
-def test_the_data_can_be_looked_at_before_anything_is_trained(
-    project: Project, digit_folder: Path, tmp_path: Path
-) -> None:
-    """Counts, a histogram and findings; a page with thumbnails; a critical finding ends with an error."""
-    output = project.run("python -m pipeline data")
-    assert "120 images of 3 classes" in output
-    assert re.search(r"digit-1 +40  █{40}", output)
+def test_the_data_can_be_looked_at(digit_folder: Path, project: Project, tmp_path: Path) -> None:
     images = shutil.copytree(digit_folder, tmp_path / "images")
     shutil.copy(images / "digit-0" / "000.png", images / "digit-1" / "same.png")
-    output = project.run(f"python -m pipeline data {images} --page {tmp_path / 'findings.html'}", code=1)
+    output = project.run(f"python -m pipeline data {images}", code=1)
+    assert "121 images of 3 classes" in output and re.search(r"digit-1 +41  █{40}", output)
     assert "critical: one_label: 2 of 121 (digit-0/000.png, digit-1/same.png)" in output
-    assert "same.png" in (tmp_path / "findings.html").read_text()
 
 
 def test_dvc_repro_goes_on_after_a_kill(project: Project) -> None:

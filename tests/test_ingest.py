@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import layout
-from pipeline.artifacts import Dataset, ImageArrayWriter, read_dataset, read_images, read_json, read_table, write_table
+from pipeline.artifacts import Dataset, read_dataset, read_images, read_json, read_table, write_table
 from pipeline.config import Ingest, Params
 from pipeline.errors import UserError
 from pipeline.image_files import load
@@ -131,10 +131,7 @@ def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:
     """The kernel refuses to map such a file copy-on-write; this one is full of holes, and takes no room."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     count = 2 * memory // (1024 * 1024 * 3)
-    with ImageArrayWriter(tmp_path / "images.npy", 1024) as writer:
-        writer.count = count
-    with (tmp_path / "images.npy").open("r+b") as file:
-        file.truncate(file.seek(0, os.SEEK_END) + count * 1024 * 1024 * 3)
+    np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (count, 1024, 1024, 3))
     images = read_images(tmp_path / "images.npy")
     assert images.nbytes > 1.9 * memory
     assert images[-1, -1, -1].tolist() == [0, 0, 0]

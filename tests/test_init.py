@@ -16,18 +16,13 @@ from pipeline.datasets import sources
 from pipeline.errors import UserError
 from tests.conftest import PROJECT, touch, write_digits
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 @pytest.fixture
-def scans(project: Path) -> Path:
+def scans(working_folder: Path) -> Path:
     """Two classes of 40 scans, to be changed."""
-    write_digits(project / "scans", classes=2, per_class=40)
-    return Path("scans")
+    return write_digits(working_folder / "scans", classes=2, per_class=40).relative_to(working_folder)
 
 
 def fitted(images: Path) -> Params:
@@ -42,7 +37,6 @@ def test_the_shipped_params_are_those_of_digits() -> None:
 
 
 def test_a_folder_gets_values_that_fit(digit_folder: Path) -> None:
-    """Name, root and size come from the images; large pictures are brought to 128 pixels."""
     params = fitted(digit_folder)
     assert (params.experiment, params.ingest.source, params.ingest.image_size) == ("images", "image_folder", 32)
     assert params.ingest.root == str(digit_folder)
@@ -55,12 +49,10 @@ def test_a_folder_gets_values_that_fit(digit_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my pics #2", "2024", "true", "a: b", "null", "q'uo\"te", "- x"])
 def test_any_folder_name_survives(scans: Path, name: str) -> None:
-    """YAML has many opinions about bare words; the folder is the one that was named."""
     assert fitted(scans.rename(name)).ingest.root == name
 
 
 def test_a_table_is_the_labels_of_its_folder(scans: Path) -> None:
-    """`root` is the folder that the paths start from, `labels` the table's name."""
     rows = [f"{path.relative_to(scans)},{path.parent.name}" for path in scans.rglob("*.png")]
     (scans / "my labels.CSV").write_text("\n".join(["path,label", *rows, "no-label.png"]))
     params = fitted(scans / "my labels.CSV")
@@ -78,12 +70,12 @@ def test_an_archive_is_looked_into(scans: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["params.yaml", "scans", "scans.v1.tar.gz"]
 
 
-def test_faults_and_broken_files_do_not_count(project: Path, scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_and_broken_files_do_not_count(tmp_path: Path, scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty class is no third class, hundreds of broken files do not hide the others' size, litter is noted."""
     before = fitted(scans)
     (scans / "empty").mkdir()
-    (scans / "loop").symlink_to(project / "scans")
-    (scans / "digit-0" / "fifo").symlink_to(project / "fifo")
+    (scans / "loop").symlink_to(tmp_path / "scans")
+    (scans / "digit-0" / "fifo").symlink_to(tmp_path / "fifo")
     (scans / "digit-0" / "a.xml").touch()
     os.mkfifo("fifo")
     for number in range(300):
@@ -94,7 +86,7 @@ def test_faults_and_broken_files_do_not_count(project: Path, scans: Path, capsys
     assert "passed over: 1 .xml" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("strays", "each", "least"), [(1, 40, 10), (3, 40, 10), (9, 40, 10), (7, 8, 7), (0, 12, 10)])
+@pytest.mark.parametrize(("strays", "each", "least"), [(1, 40, 10), (9, 40, 10), (7, 8, 7), (0, 12, 10)])
 def test_the_least_class_is_not_fitted_to_junk(scans: Path, strays: int, each: int, least: int) -> None:
     """A folder of a few strays is found by `validate`; where all classes are small the threshold is lower."""
     for file in sorted(scans.glob("*/*.png")):
@@ -107,17 +99,15 @@ def test_the_least_class_is_not_fitted_to_junk(scans: Path, strays: int, each: i
 
 
 def test_every_named_dataset_has_values() -> None:
-    """Nothing is downloaded: `init` asks for no file. What is no dataset of its own is given with --images."""
     assert set(KNOWN) == set(sources()) - {"image_folder", "csv", "archive"}
     for name in KNOWN:
         init(dataset=name)
         params = load()
-        assert (params.ingest.source, params.ingest.root, params.experiment) == (name, "data/downloads", name)
+        assert (params.ingest.source, params.experiment) == (name, name)
         assert 0 < params.registry.min_accuracy <= 0.9
 
 
 def test_an_edited_file_is_kept() -> None:
-    """Every earlier version stays beside the new one, whatever its encoding."""
     for content in (b"# mine 1\n", "# Vögel\n".encode("latin-1")):
         Path("params.yaml").write_bytes(content)
         init(dataset="digits")
@@ -132,27 +122,25 @@ def test_an_edited_file_is_kept() -> None:
     [
         ({"images": Path("/nowhere")}, "/nowhere does not exist"),
         ({"dataset": "imagenet"}, "'imagenet'; there are: cifar10, cifar100, digits, "),
-        ({"dataset": "csv"}, "'csv'; there are"),
         ({"images": Path()}, "holds the project itself"),
         ({}, "--images PATH or --dataset NAME"),
-        ({"images": PROJECT / "README.md"}, "README.md is not a file"),
+        ({"images": PROJECT / "README.md"}, r"README\.md"),
     ],
 )
 def test_what_init_cannot_do_it_says_and_writes_nothing(arguments: dict[str, object], said: str) -> None:
-    """The old params.yaml is untouched."""
     Path("params.yaml").write_text("# mine\n")
     with pytest.raises(UserError, match=said):
         init(**arguments)  # type: ignore[arg-type]  # of the parameters
     assert Path("params.yaml").read_text() == "# mine\n"
 
 
-def test_a_folder_with_a_table_gets_a_hint(project: Path) -> None:
+def test_a_folder_with_a_table_gets_a_hint() -> None:
     """Flat images and one CSV that names them; with another table the choice is left to people."""
-    touch(project / "flat", "1.png", "2.png")
+    touch(Path("flat"), "1.png", "2.png")
     table, other, more = (Path("flat", name) for name in ("labels.csv", "other.csv", "more.csv"))
     for path, header in ((table, "file,class"), (other, "a,b"), (more, "file,class")):
         path.write_text(f"{header}\n")
-    with pytest.raises(UserError, match=rf"--images {table} or {more}$"):
+    with pytest.raises(UserError, match=rf"^flat .*--images {table} or {more}$"):
         init(images=Path("flat"))
     more.unlink()
     table.write_text("image_id,label\n1,a\n")  # Kaggle's train.csv is the one that people mean, no sample submission
@@ -175,7 +163,6 @@ def test_copies_are_not_alike_by_nature(digit_folder: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("name", ["images", "table.csv", "a.zip"])
 def test_a_fifo_is_not_waited_for(name: str) -> None:
-    """Neither `init` nor `data` opens it."""
     file = Path("folder", name)
     file.parent.mkdir()
     os.mkfifo(file)
@@ -185,7 +172,6 @@ def test_a_fifo_is_not_waited_for(name: str) -> None:
 
 
 def test_a_folder_without_a_readable_image_is_named(scans: Path) -> None:
-    """No size can be chosen; one of the files is named, with what is wrong with it."""
     for file in scans.rglob("*.png"):
         file.write_bytes(b"broken")
     with pytest.raises(UserError, match=r"scans: none of 80 files .*digit-\d/0\d\d\.png: "):

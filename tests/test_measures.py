@@ -47,5 +47,4 @@ def test_the_hash_is_of_the_low_frequencies_and_survives_compression() -> None:
 
 
 def test_no_image_at_all_is_measured_too() -> None:
-    """A block of nothing but broken files."""
     assert {len(column) for column in measure(PHOTOS[:0]).values()} == {0}

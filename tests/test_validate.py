@@ -12,10 +12,10 @@ import pytest
 from pipeline import layout
 from pipeline.artifacts import read_images, sha256, write_json, write_table
 from pipeline.cli.data import accept
-from pipeline.config import CheckName, Ingest, Validate
+from pipeline.config import Ingest, Validate
 from pipeline.errors import UserError
 from pipeline.inspection.drift import PROFILE, profile, read_profile
-from pipeline.inspection.findings import Finding
+from pipeline.inspection.expectations import Finding
 from pipeline.stages.ingest import Ingested, ingest
 from pipeline.stages.validate import validate
 from tests.dirty import clean_folder
@@ -75,7 +75,6 @@ def test_each_fault_is_found_by_its_own_checks(clean: tuple[Ingested, np.ndarray
 
 
 def test_a_fault_of_the_data_set_is_named(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
-    """A class that is missing or unknown, one of which nothing can be read, names that look the same, and drift."""
     manifest, images = clean[0].manifest, clean[1]
     renamed = manifest.assign(**{"class": manifest["class"].map(dict(zip(("cat", "dog"), NAMES, strict=True)))})
     lighter = manifest.assign(brightness=manifest["brightness"] * 1.6)
@@ -88,9 +87,7 @@ def test_a_fault_of_the_data_set_is_named(clean: tuple[Ingested, np.ndarray], tm
     assert judged(manifest, images, tmp_path, aside)["known_classes"].first == ["cow (no image)"]
 
 
-def test_many_copies_of_one_file_make_no_outliers_of_the_others(
-    clean: tuple[Ingested, np.ndarray], tmp_path: Path
-) -> None:
+def test_many_copies_of_one_file_make_no_outliers(clean: tuple[Ingested, np.ndarray], tmp_path: Path) -> None:
     rows = np.array([0] * 100 + list(range(60)))
     findings = judged(clean[0].manifest.iloc[rows], clean[1][rows], tmp_path)
     assert findings["sharpness_outlier"].count == findings["brightness_outlier"].count == 0
@@ -100,11 +97,8 @@ def test_what_is_critical_stands_in_the_parameters(
     clean: tuple[Ingested, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, images = clean
-    critical_or_not: list[list[CheckName]] = [[], ["side"]]
-    warned, failed = (
-        validate(found.manifest, NOTHING, images, None, Validate(min_side=200, critical=critical), tmp_path)
-        for critical in critical_or_not
-    )
+    asked = [Validate.model_validate({"min_side": 200, "critical": critical}) for critical in ([], ["side"])]
+    warned, failed = (validate(found.manifest, NOTHING, images, None, config, tmp_path) for config in asked)
     warned.conclude()
     assert capsys.readouterr().err.startswith("warning: side: 60 of 60 (cat/000.jpg, ")
     assert warned.report()["warnings"] == failed.report()["critical_failures"] == 1
@@ -118,19 +112,16 @@ def test_not_one_readable_image_is_a_sentence(tmp_path: Path) -> None:
         validate(NOTHING, aside, np.empty((0, 32, 32, 3), np.uint8), None, Validate(), tmp_path)
 
 
-def test_accepting_needs_data_that_were_validated_without_critical_failures(
-    clean: tuple[Ingested, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("working_folder")
+def test_accepting_needs_data_without_critical_failures(clean: tuple[Ingested, np.ndarray]) -> None:
     write_table(layout.MANIFEST, clean[0].manifest)
     with pytest.raises(UserError, match="dvc repro validate"):
         accept()
-    for failures in (1, 0):
-        write_json(layout.VALIDATION, {"critical_failures": failures, "manifest": sha256(layout.MANIFEST)})
-        if failures:
-            with pytest.raises(UserError, match=r"critical .*validation\.json"):
-                accept()
+    write_json(layout.VALIDATION, {"critical_failures": 1, "manifest": sha256(layout.MANIFEST)})
+    with pytest.raises(UserError, match=r"critical .*validation\.json"):
+        accept()
     assert read_profile() is None
+    write_json(layout.VALIDATION, {"critical_failures": 0, "manifest": sha256(layout.MANIFEST)})
     accept()
     assert read_profile() == profile(clean[0].manifest)
     write_table(layout.MANIFEST, clean[0].manifest.head(50))
@@ -138,8 +129,8 @@ def test_accepting_needs_data_that_were_validated_without_critical_failures(
         accept()
 
 
-def test_a_damaged_profile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("working_folder")
+def test_a_damaged_profile_is_named() -> None:
     write_json(PROFILE, {})
     PROFILE.write_text("<<<<<<< HEAD")
     with pytest.raises(UserError, match=r"profile\.json is damaged"):

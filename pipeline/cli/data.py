@@ -30,7 +30,7 @@ def data(
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
-    values, notes = (load(Path("params.yaml")), []) if images is None else own(images)
+    values, notes = (load(), []) if images is None else own(images)
     with tempfile.TemporaryDirectory() as folder:
         array, docs = Path(folder) / "images.npy", Path(folder) / "docs"
         found = ingest(values.ingest, array)
@@ -51,23 +51,16 @@ def overview(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> str:
 
     counts = manifest["class"].value_counts().sort_index()
     splits, aside = _counted(manifest["source_split"].replace("", "not split")), len(unreadable(quarantine))
-    low, median, high = (
-        " x ".join(f"{side:.0f}" for side in manifest[["width", "height"]].quantile(share)) for share in (0, 0.5, 1)
+    sides = manifest[["width", "height"]].quantile([0, 0.5, 1]).itertuples(index=False)
+    low, median, high = (f"{width:.0f} x {height:.0f}" for width, height in sides)
+    shown, hidden = counts.head(SHOWN).items(), counts.iloc[SHOWN:]
+    bars = [(str(name), f"{n:,}", "█" * max(1, round(BAR * n / counts.max()))) for name, n in shown]
+    more = f"\n... and {len(hidden):,} more classes, {hidden.sum():,} images" if len(hidden) else ""
+    return (
+        f"{len(manifest):,} images of {len(counts)} classes ({splits}), {aside:,} files set aside\n"
+        f"formats: {_counted(manifest['format'])}; modes: {_counted(manifest['mode'])}\n"
+        f"sizes: {low} to {high}, median {median}\n\n{table(bars, right={1})}{more}"
     )
-    lines = [
-        f"{len(manifest):,} images of {len(counts)} classes ({splits}), {aside:,} files set aside",
-        f"formats: {_counted(manifest['format'])}; modes: {_counted(manifest['mode'])}",
-        f"sizes: {low} to {high}, median {median}",
-        "",
-    ]
-    bars = "█" * BAR
-    shown = counts.head(SHOWN).items()
-    lines += [
-        table([(str(name), f"{n:,}", bars[: max(1, round(BAR * n / counts.max()))]) for name, n in shown], right={1})
-    ]
-    if len(counts) > SHOWN:
-        lines.append(f"... and {len(counts) - SHOWN:,} more classes, {counts.iloc[SHOWN:].sum():,} images")
-    return "\n".join(lines)
 
 
 def _counted(values: pd.Series) -> str:

@@ -19,8 +19,7 @@ from pipeline.errors import UserError
 
 LOOKED_AT = 300  # image files that are decoded, for their size and to compare them with one another
 ALIKE = 2.0  # near-duplicates that an image has on average, where images are alike by nature
-# A CPU trains a few hundred images of 32 pixels a second: more than this in one epoch is not a first run
-CPU_LIMIT = 10_000
+CPU_LIMIT = 10_000  # images an epoch of a first run: a CPU trains a few hundred of 32 pixels a second
 EXACT = {"min_similarity": 1.0}  # for `validate`: scans of one digit are alike by nature, only copies are duplicates
 
 Sections = dict[str, dict[str, Any]]  # of params.yaml: what differs from the defaults
@@ -48,17 +47,16 @@ def init(
     params, notes = own(images) if images is not None else (builtin(dataset or ""), [])
     content = as_yaml(params).encode()
     if PARAMS.exists() and PARAMS.read_bytes() != content:
-        candidates = (Path(f"{PARAMS}.bak{number if number > 1 else ''}") for number in range(1, 10_000))
-        backup = PARAMS.rename(next(path for path in candidates if not path.exists()))
+        backups = (Path(f"{PARAMS}.bak{number}") for number in ("", *range(2, 10_000)))
+        backup = PARAMS.rename(next(path for path in backups if not path.exists()))
         print(f"kept the old {PARAMS} as {backup}")
     PARAMS.write_bytes(content)
     for note in notes:
         print(f"note: {note}")
-    limited = f", training on {params.train.limit:,} images (train.limit)" if params.train.limit else ""
-    print(
-        f"wrote {PARAMS} for {params.ingest.source} in {params.ingest.root}: {params.ingest.image_size} pixels, "
-        f"{params.train.epochs} epochs, augmentation {params.augment.policy}{limited}\nnext: dvc repro"
-    )
+    source, train = params.ingest, params.train
+    limited = f", training on {train.limit:,} images (train.limit)" if train.limit else ""
+    print(f"wrote {PARAMS} for {source.source} in {source.root}: {source.image_size} pixels, ", end="")
+    print(f"{train.epochs} epochs, augmentation {params.augment.policy}{limited}\nnext: dvc repro")
 
 
 def own(images: Path) -> tuple[Params, list[str]]:
@@ -78,8 +76,8 @@ def own(images: Path) -> tuple[Params, list[str]]:
     if partners > ALIKE:
         validate |= EXACT
         notes.append(
-            f"these images are alike by nature (an image has about {partners:,.0f} near-duplicates), so only exact "
-            f"copies count as duplicates (validate.min_similarity); frames of videos: see split.group_pattern"
+            f"these images are alike by nature, with about {partners:,.0f} near-duplicates each, so only exact copies "
+            f"count (validate.min_similarity); frames of videos: see split.group_pattern"
         )
     stem = images.resolve().name if ingest.source == "image_folder" else images.name.split(".")[0]
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "images"
@@ -95,10 +93,8 @@ def _ingest(images: Path) -> Ingest:
         raise UserError(f"{images} does not exist: give a folder, a CSV file or an archive of images")
     table = images.suffix.lower() in TABLES and not images.is_dir()
     project, root = Path.cwd(), (images.parent if table else images).resolve()
-    if project.is_relative_to(root):
-        raise UserError(
-            f"{root} holds the project itself, which DVC cannot watch: give the images a folder of their own"
-        )
+    if project.is_relative_to(root):  # DVC cannot watch it
+        raise UserError(f"{root} holds the project itself: give the images a folder of their own")
     path = (root.relative_to(project) if root.is_relative_to(project) else root).as_posix()
     if table:
         return Ingest(source="csv", root=path, labels=images.name)
@@ -116,8 +112,7 @@ def _table_in(images: Path) -> str:
 
 
 def _looked_at(images: Path, entries: list[Entry]) -> tuple[int, float]:
-    """The size to train at, which is the largest of 32, 64 and 128 that the median image fills, and how many
-    near-duplicates an image has among all of them, both estimated from some."""
+    """The size to train at (32, 64 or 128) and the number of near-duplicates of an image, estimated from some."""
     import numpy as np
 
     from pipeline.artifacts import ImageRows
@@ -142,10 +137,9 @@ def filled(name: str, ingest: Ingest, min_accuracy: float, sections: Sections, r
     """All parameters; `rate` is the learning rate of the two larger models."""
     rates = {"simple_cnn": 0.05, "modern_cnn": rate, "simple_resnet": rate}
     models = {model: {"architecture": model, "learning_rate": rate} for model, rate in rates.items()}
-    registry = {"name": name, "min_accuracy": min_accuracy}
-    given = {"experiment": name, "ingest": ingest, "models": models, "registry": registry, **sections}
-    defaults: Sections = {field.alias or key: {} for key, field in Params.model_fields.items()}
-    return Params.model_validate(defaults | given)
+    given = {"experiment": name, "ingest": ingest, "models": models, **sections}
+    given["registry"] = {"name": name, "min_accuracy": min_accuracy}
+    return Params.model_validate({field.alias or key: {} for key, field in Params.model_fields.items()} | given)
 
 
 def builtin(dataset: str) -> Params:
@@ -168,9 +162,9 @@ def budget(training_images: int) -> Sections:
     if torch.cuda.is_available():
         batch_size = 512 if training_images > 20_000 else 128
         return {"train": {"epochs": 24, "batch_size": batch_size}, "prune": {"epochs": 8}}
-    # A small dataset needs its epochs: no fewer images are shown to the network in all, up to a point
-    epochs = 6 if training_images > 5_000 else min(60, max(15, 20_000 // training_images))
-    batch_size = 128 if training_images > 5_000 else 32 if training_images > 500 else 16
+    epochs, batch_size = 6, 128
+    if training_images <= 5_000:  # a small dataset needs its epochs: no fewer images are shown in all, up to a point
+        epochs, batch_size = min(60, max(15, 20_000 // training_images)), 32 if training_images > 500 else 16
     limit = CPU_LIMIT if training_images > CPU_LIMIT else 0
     train = {"epochs": epochs, "batch_size": batch_size, "limit": limit}
     return {"train": train, "prune": {"epochs": max(2, epochs // 4)}}

@@ -1,7 +1,7 @@
-"""The stages as dvc.yaml calls them: read params.yaml, run one, print a line of what came out, and tell MLflow.
+"""A stage as dvc.yaml calls it: read params.yaml, run it, print a line of what came out, and tell MLflow.
 
-This is the only place that tells MLflow of a stage. A file in pipeline/stages/ is a stage: its `run` takes the
-parameters, and the name of a model where the stage has one, and returns the facts for the line.
+A file in pipeline/stages/ is a stage: its `run` takes the parameters, and the name of a model where the stage has one,
+and returns the facts for the line.
 """
 
 from __future__ import annotations
@@ -15,28 +15,24 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.config import files_of, load
+from pipeline.config import load
 from pipeline.errors import UserError
 
 Name = Annotated[str, typer.Argument(help="An entry of `models` or `ensembles`, where the stage is of one.")]
 
 
-def commands() -> dict[str, Callable[..., None]]:
-    """A command for each stage, by its name."""
+def command(stage: str) -> Callable[..., None]:
+    """For typer."""
 
-    def command(stage: str) -> Callable[..., None]:
-        def run(name: Name = "") -> None:
-            run_stage(stage, name)
+    def run(name: Name = "") -> None:
+        run_stage(stage, name)
 
-        return run
-
-    return {stage: command(stage) for stage in files_of("stages")}
+    return run
 
 
 def run_stage(stage: str, name: str = "") -> None:
     """Raises UserError for wrong parameters, and for a name that is missing or unknown."""
-    start = time.perf_counter()
-    config = load()
+    start, config = time.perf_counter(), load()
     run = import_module(f"pipeline.stages.{stage}").run
     arguments: dict[str, Any] = {"config": config}
     if "name" in signature(run).parameters:
@@ -51,9 +47,7 @@ def run_stage(stage: str, name: str = "") -> None:
     if not facts:  # a process of a distributed training that is not the main one
         return
     print(f"{f'{stage} {name}'.strip()}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
-    changed = [name] if name else config.everything if stage == "benchmark" else []
-    if changed:
+    for model in [name] if name else config.everything if stage == "benchmark" else []:
         from pipeline.tracking import sync_or_warn
 
-        for model in changed:
-            sync_or_warn(config, model)
+        sync_or_warn(config, model)

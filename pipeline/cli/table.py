@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 
-def table(rows: list[tuple[str, ...]], right: Set[int] = frozenset()) -> str:
+def table(rows: Sequence[tuple[str, ...]], right: Set[int] = frozenset()) -> str:
     """Columns two spaces apart; those whose number is in `right` are flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 

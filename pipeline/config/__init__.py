@@ -2,7 +2,6 @@
 
 from pipeline.config.as_yaml import *  # noqa: F403
 from pipeline.config.data import *  # noqa: F403
-from pipeline.config.models import *  # noqa: F403
 from pipeline.config.params import *  # noqa: F403
 from pipeline.config.recipes import *  # noqa: F403
 from pipeline.config.section import *  # noqa: F403

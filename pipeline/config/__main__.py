@@ -1,5 +1,4 @@
-"""`python -m pipeline.config`: check params.yaml. DVC runs it before each command that a model's name is written into,
-because it hands that command to a shell as it stands; no quotes help against a name that holds one."""
+"""`python -m pipeline.config`: check params.yaml, before DVC hands a command with a model's name in it to a shell."""
 
 import sys
 

@@ -8,8 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config.models import Model
-from pipeline.config.params import Params
+from pipeline.config.params import Model, Params
 from pipeline.config.section import Section
 
 WIDTH, COLUMN = 120, 33  # of a line; where a comment behind a value starts
@@ -33,7 +32,8 @@ def as_yaml(params: Params) -> str:
 
 def _knob(key: str, field: FieldInfo, value: Any) -> list[str]:
     """The comment stands behind the value where there is room, else above."""
-    choices = _choices(field)
+    kinds = (field.annotation, *get_args(field.annotation))  # a Literal, or a list of one
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     comment = ". ".join(text for text in (" | ".join(choices), field.description) if text)
     line = f"  {key}: {_written(value, plain=bool(choices))}"
     beside = f"{line:<{COLUMN - 1}} # {comment}" if comment else line
@@ -43,12 +43,6 @@ def _knob(key: str, field: FieldInfo, value: Any) -> list[str]:
 def _model(name: str, model: Model) -> list[str]:
     keys = model.model_dump(exclude_unset=True).items()
     return [f"  {name}:", *(f"    {key}: {_written(value, plain=key == 'architecture')}" for key, value in keys)]
-
-
-def _choices(field: FieldInfo) -> list[str]:
-    """Of a Literal, or of a list of one."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
 
 
 def _comment(text: str | None, indent: str = "") -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, model_validator
 
 from pipeline.augmentation.policy import POLICIES, Policy
-from pipeline.config.section import Above0, Count, OpenShare, Positive, Section, Seed, Share, Size
+from pipeline.config.section import Above0, Count, OpenShare, Positive, Section, Seed, Share
 from pipeline.datasets import sources
 from pipeline.errors import UserError
 
@@ -17,26 +17,20 @@ CheckName = Literal[
     "near_duplicates", "intact", "balance", "side", "aspect", "size", "brightness", "contrast", "brightness_outlier",
     "sharpness_outlier", "colour", "drift",
 ]  # fmt: skip
-if TYPE_CHECKING:
-    SourceName = str
-    PolicyName = str
-else:  # names that stand for code: what there is, is read from there
-    SourceName, PolicyName = Literal[tuple(sorted(sources()))], Literal[tuple(POLICIES)]
-Byte = Annotated[int, Field(ge=0, le=255)]
 Ratio = Annotated[float, Field(ge=1)]
 
 
 class Ingest(Section):
-    source: SourceName
+    source: Literal[tuple(sorted(sources()))]  # type: ignore[valid-type]
     root: str
     """Where the source's files are. DVC watches this path: a change in it reruns `ingest`."""
     labels: str = "labels.csv"
     """Of the source csv: the table's name inside `root`; columns path, label and, if wanted, split and group."""
-    image_size: Size = 32
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
     """Side in pixels that every image is brought to."""
     resize: Literal["crop", "pad", "stretch"] = "crop"
     """crop fills the square and cuts the longer side, pad shows all, stretch ignores the aspect."""
-    background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255] * 3
+    background: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] = [255] * 3
     """Red, green, blue behind transparent pixels and padding."""
     strict: bool = False
     """true: what cannot be read stops the run. false: it is set aside in quarantine.csv (validate.max_quarantined)."""
@@ -113,7 +107,7 @@ class Split(Section):
 
 
 class Augment(Section):
-    policy: PolicyName = "standard"
+    policy: Literal[tuple(POLICIES)] = "standard"  # type: ignore[valid-type]
     overrides: Policy = Policy()
     """Single knobs, e.g. {rotation: 10, horizontal_flip: false}; all of them: pipeline/augmentation/policy.py"""
     balance: Literal["none", "sampler", "duplicates", "loss_weights", "logit_adjustment"] = "none"

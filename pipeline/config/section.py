@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,21 +19,36 @@ Above0 = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Size = Annotated[int, Field(ge=8, le=1024)]
 
 
 class Section(BaseModel):
-    """One section of params.yaml. Strict: `"3"` is no number and an unknown key is an error.
-
-    The docstring below a field is its comment in params.yaml: see as_yaml.py.
-    """
+    """One section of params.yaml. The docstring below a field is its comment there: see as_yaml.py."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-
-SectionType = TypeVar("SectionType", bound=Section)
+    @classmethod
+    def checked(cls, content: Mapping[str, Any], prefix: str) -> Self:
+        """One section by itself. Raises UserError with one sentence that names the key, after `prefix`, and the fix."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+        # As people write it: convolutions[2].filters
+        place = [part for part in first["loc"] if part != "[key]"]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+        where, context = f"{prefix}{where}", first.get("ctx", {})
+        if first["type"] == "value_error":
+            raise UserError(f"{where}{': ' if first['loc'] else ''}{context['error']}")
+        if first["type"] == "missing":
+            raise UserError(f"{where} is missing: add it")
+        if first["type"] == "extra_forbidden":
+            known = _keys_at(cls, first["loc"][:-1])
+            close = _did_you_mean(first["loc"][-1], known)
+            raise UserError(f"{where} is not a known key{close}; known here: {', '.join(known)}")
+        close = _did_you_mean(first["input"], re.findall("'(.*?)'", context.get("expected", "")))
+        raise UserError(f"{where} is {first['input']!r}{close}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
 def files_of(package: str) -> list[str]:
@@ -45,28 +60,6 @@ def files_of(package: str) -> list[str]:
 def architectures() -> list[str]:
     """What an entry of `models` may be made of: an ensemble is not trained."""
     return [name for name in files_of("networks/architectures") if name != "ensemble"]
-
-
-def section(kind: type[SectionType], content: Mapping[str, Any], prefix: str) -> SectionType:
-    """One section by itself. Raises UserError with one sentence that names the key, after `prefix`, and the fix."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-    # As people write it: convolutions[2].filters
-    place = [part for part in first["loc"] if part != "[key]"]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-    where, context = f"{prefix}{where}", first.get("ctx", {})
-    if first["type"] == "value_error":
-        raise UserError(f"{where}{': ' if first['loc'] else ''}{context['error']}")
-    if first["type"] == "missing":
-        raise UserError(f"{where} is missing: add it")
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(kind, first["loc"][:-1])
-        close = _did_you_mean(first["loc"][-1], known)
-        raise UserError(f"{where} is not a known key{close}; known here: {', '.join(known)}")
-    close = _did_you_mean(first["input"], re.findall("'(.*?)'", context.get("expected", "")))
-    raise UserError(f"{where} is {first['input']!r}{close}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
 def _keys_at(kind: Any, location: tuple[int | str, ...]) -> list[str]:

@@ -1,8 +1,7 @@
 """Has the data set moved away from the one that was accepted? Population stability index on every measure.
 
-PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Under "no drift" PSI / (1/n + 1/m)
-follows a chi-square distribution (B. Yurdakul, Statistical Properties of Population Stability Index, 2018), which keeps
-small data sets from being accused by chance.
+PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Without drift PSI / (1/n + 1/m) is
+chi-square distributed (B. Yurdakul, Statistical Properties of Population Stability Index, 2018): chance is told apart.
 """
 
 from __future__ import annotations
@@ -37,13 +36,10 @@ def profile(manifest: pd.DataFrame) -> dict[str, Any]:
 
 def read_profile() -> dict[str, Any] | None:
     """The accepted data set's; None where none was accepted. Raises UserError if the file is damaged."""
-    if not PROFILE.exists():
-        return None
     try:
-        content: dict[str, Any] = read_json(PROFILE)
+        content: dict[str, Any] | None = read_json(PROFILE) if PROFILE.exists() else None
     except ValueError:
-        fix = "restore it from git, or delete it and run `python -m pipeline accept` anew"
-        raise UserError(f"{PROFILE} is damaged: {fix}") from None
+        raise UserError(f"{PROFILE} is damaged: restore it from git, or run `python -m pipeline accept` anew") from None
     return content
 
 
@@ -51,8 +47,7 @@ def drift(accepted: dict[str, Any], manifest: pd.DataFrame) -> dict[str, float]:
     """PSI of each measure and of the classes; 0 where the difference may be chance."""
     shifts = {}
     for name, known in accepted["measures"].items():
-        now = _counts(manifest[name].to_numpy(dtype=np.float64), np.array(known["edges"]))
-        shifts[name] = _psi(np.array(known["counts"]), now)
+        shifts[name] = _psi(np.array(known["counts"]), _counts(manifest[name].to_numpy(), np.array(known["edges"])))
     classes = pd.DataFrame({"before": accepted["classes"], "now": manifest["class"].value_counts()}).fillna(0)
     return shifts | {"classes": _psi(classes["before"].to_numpy(), classes["now"].to_numpy())}
 

@@ -1,9 +1,8 @@
-"""Which images are copies or near-duplicates of which: one table of pairs for `validate`, `split` and people.
+"""Which images are copies or near-duplicates (the same picture: encoded again, lighter, cropped a little) of which.
 
-Near-duplicates show the same picture: encoded again, made lighter, cropped a little. Candidates by their perceptual
-hashes; most of them fall at a look at tiny thumbnails, which fit into memory; the correlation of the pixels, which may
-have to come from disk, decides. By hand: 60,000 CIFAR-10 images take 8 CPU seconds; scikit-learn's BallTree compares
-4,000 hashes in 15 times the time.
+Perceptual hashes give candidates; most of them fall at a look at tiny thumbnails, which fit into memory; correlation of
+the pixels, which may have to come from disk, decides. By hand: 60,000 CIFAR-10 images take 8 CPU seconds; 4,000 hashes
+take scikit-learn's BallTree 15 times as long.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ def near_pairs(
     """All pairs of `images` that are near-duplicates: `first` < `second`, `similarity`.
 
     `hashes` is uint64 [N]. `similarity` is the correlation of the pixels, each channel without its mean, which changes
-    of brightness and contrast do not touch. Raises UserError where there are more than `most` pairs an image, which are
-    too many to be copies.
+    of brightness and contrast do not touch. Raises UserError where there are more than `most` pairs an image.
     """
     found = [pd.DataFrame({"first": [], "second": [], "similarity": []}).astype({"first": int, "second": int})]
     if min_similarity >= 1:  # exact copies are found by their checksum
@@ -88,10 +86,8 @@ def near_pairs(
         found.append(block[similarity >= min_similarity])
         count += len(found[-1])
         if count > most * len(hashes):
-            raise UserError(
-                f"more than {most} near-duplicates an image: these images are alike by nature, so raise "
-                f"validate.min_similarity (it is {min_similarity:g}; 1 looks for exact copies only)"
-            )
+            alike = f"more than {most} near-duplicates an image: these images are alike by nature"
+            raise UserError(f"{alike}, so raise validate.min_similarity (1 looks for exact copies only)")
     return pd.concat(found).sort_values(["first", "second"], ignore_index=True)
 
 
@@ -132,5 +128,4 @@ def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     product = np.einsum("np,np->n", left, right)
     flat = lengths < FLAT**2 * left.shape[1]
-    correlation: np.ndarray = np.where(flat, 0.0, product / np.where(flat, 1.0, lengths))
-    return correlation
+    return np.asarray(np.where(flat, 0.0, product / np.where(flat, 1.0, lengths)))

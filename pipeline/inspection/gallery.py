@@ -9,13 +9,11 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.artifacts import unreadable
-from pipeline.inspection.findings import Finding, Validation
+from pipeline.inspection.expectations import Finding, Validation
 from pipeline.pages import render
 
-MOST = 24  # thumbnails, or pairs of them, a finding
-NAMED = 100  # files that could not be read
-# The column that is shown beside a thumbnail, where it is not that of the check
-SHOWN = {"intact": "note", "colour": "colourfulness"}
+MOST, NAMED = 24, 100  # thumbnails, or pairs of them, a finding; files that could not be read
+SHOWN = {"intact": "note", "colour": "colourfulness"}  # beside a thumbnail, where it is not the check's own column
 WORST_FIRST = {"brightness_outlier", "sharpness_outlier", "aspect", "size"}
 # Findings about pairs: what the two must differ in, and whether exact copies count
 PAIRED = {
@@ -33,7 +31,7 @@ def page(found: Validation, quarantine: pd.DataFrame, pixels_NHWC: np.ndarray) -
     # Failed before passed, critical before warning
     for finding in sorted(found.findings, key=lambda finding: (finding.passed, finding.severity)):
         shown = _pairs(finding, found) if finding.check in PAIRED else _singles(finding, found.images)
-        figures = [(text, paths.iloc[rows], [thumbnail(pixels_NHWC[row]) for row in rows]) for text, rows in shown]
+        figures = [(text, paths.iloc[rows], [_png(pixels_NHWC[row]) for row in rows]) for text, rows in shown]
         sections.append({"finding": finding, "figures": figures})
     named = aside.head(NAMED).to_dict("records")
     return render("findings.html.j2", sections=sections, total=len(paths), quarantine=named, quarantined=len(aside))
@@ -64,8 +62,7 @@ def _pairs(finding: Finding, found: Validation) -> list[tuple[str, list[int]]]:
     ]
 
 
-def thumbnail(pixels_HWC: np.ndarray) -> bytes:
-    """A PNG."""
+def _png(pixels_HWC: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, "PNG")
     return buffer.getvalue()

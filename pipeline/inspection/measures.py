@@ -36,12 +36,11 @@ def measure(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
     brightness, contrast = mixed(LUMA)
     red_green, red_green_std = mixed(np.array([1, -1, 0], np.float32))
     yellow_blue, yellow_blue_std = mixed(np.array([0.5, 0.5, -1], np.float32))
-    colourfulness = np.hypot(red_green_std, yellow_blue_std) + 0.3 * np.hypot(red_green, yellow_blue)
     return {
         "brightness": brightness / 255,
         "contrast": contrast / 255,
         "sharpness": _laplacian_variance(luma_NHW),
-        "colourfulness": colourfulness,
+        "colourfulness": np.hypot(red_green_std, yellow_blue_std) + 0.3 * np.hypot(red_green, yellow_blue),
         "phash": _perceptual_hash(luma_NHW),
     }
 
@@ -52,20 +51,15 @@ def _laplacian_variance(luma_NHW: np.ndarray) -> np.ndarray:
     horizontal = luma_NHW[:, 1:-1, :-2], luma_NHW[:, 1:-1, 2:]
     edges = sum((*vertical, *horizontal), start=-4 * luma_NHW[:, 1:-1, 1:-1])
     flat = edges.reshape(len(edges), edges.shape[1] * edges.shape[2])
-    variance: np.ndarray = np.maximum(np.einsum("np,np->n", flat, flat) / flat.shape[1] - flat.mean(axis=1) ** 2, 0)
-    return variance
+    return np.asarray(np.maximum(np.einsum("np,np->n", flat, flat) / flat.shape[1] - flat.mean(axis=1) ** 2, 0))
 
 
 def _perceptual_hash(luma_NHW: np.ndarray) -> np.ndarray:
-    """64 bits, uint64 [N]: which of the 8x8 lowest frequencies lie above their median (Zauner 2010, pHash).
-
-    The transform is taken of the whole picture instead of a 32x32 thumbnail: its low frequencies are the same.
-    """
+    """64 bits, uint64 [N]: which of the 8x8 lowest frequencies lie above their median (Zauner 2010, pHash)."""
     rows, columns = (_cosines(side) for side in luma_NHW.shape[1:])
     low = (rows @ luma_NHW @ columns.T).reshape(len(luma_NHW), HASH_SIDE**2)
     bits = low > np.median(low, axis=1, keepdims=True)
-    hashes: np.ndarray = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
-    return hashes
+    return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
 @cache

@@ -1,7 +1,6 @@
 """`augment`: what training needs to know of the training split: statistics, balance, policy, and a preview.
 
-Nothing is stored augmented: augmentation happens on whole batches while training (see pipeline/augmentation/), and
-stored augmented copies were measured to do harm.
+Nothing is stored augmented: stored copies were measured to do harm. Training augments whole batches.
 """
 
 from __future__ import annotations
@@ -32,11 +31,10 @@ def run(config: Params) -> list[str]:
     statistics = channel_statistics(dataset.images_NHWC, rows)
     balance = balanced(rows, dataset.labels[rows], dataset.class_names, asked.balance, asked.seed)
     weighing = {"class_weights": balance.class_weights, "logit_offsets": balance.logit_offsets}
-    knobs = dict(policy)
-    write_json(layout.POLICY, {"policy": knobs, **weighing})
+    write_json(layout.POLICY, {"policy": dict(policy), **weighing})
     write_json(layout.NORM_STATS, dict(zip(("mean", "std"), statistics, strict=True)))
     write_table(layout.SAMPLE_INDEX, balance.sample_index)
-    on = ", ".join(name if value is True else f"{name} {value:g}" for name, value in knobs.items() if value)
+    on = ", ".join(name if value is True else f"{name} {value:g}" for name, value in policy if value)
     title = f"Policy {asked.policy}: {on or 'nothing is changed'}"
     save(preview(dataset, policy, statistics, title, asked.seed), layout.PREVIEW)
     return [title.lower(), f"balance {asked.balance}"]
@@ -49,8 +47,7 @@ def channel_statistics(images_NHWC: np.ndarray, rows: np.ndarray) -> Statistics:
         block = images_NHWC[rows[start : start + BLOCK]]
         for channel in range(3):
             counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
-    levels = np.arange(256) / 255
-    total = counts.sum(axis=1)
+    levels, total = np.arange(256) / 255, counts.sum(axis=1)
     mean = counts @ levels / total
     variance = counts @ levels**2 / total - mean**2
     # A constant channel carries nothing; a floor keeps it from dividing by zero

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -17,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline import layout
-from pipeline.artifacts import ImageArrayWriter, unreadable, write_json, write_table
+from pipeline.artifacts import unreadable, write_images, write_json, write_table
 from pipeline.bit_depth import UNDECIDED, WIDEST, whites
 from pipeline.config import Ingest, Params
 from pipeline.datasets import Entry, find
@@ -96,14 +97,15 @@ def _written(jobs: list[list[Entry]], how: Preprocessing, images: Path, pool: Ex
     blocks = []
     coming = (pool.submit(decode, job, how) for job in jobs)
     waiting = deque(islice(coming, ahead))
-    with (
-        ImageArrayWriter(images, how.size) as writer,
-        tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar,
-    ):
-        while waiting:
-            block = waiting.popleft().result()
-            waiting.extend(islice(coming, 1))
-            writer.append(block.pixels_NHWC)
-            blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
-            bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+
+    def pixels() -> Iterator[np.ndarray]:
+        with tqdm(total=sum(map(len, jobs)), desc="ingest", unit=" images", mininterval=1, disable=None) as bar:
+            while waiting:
+                block = waiting.popleft().result()
+                waiting.extend(islice(coming, 1))
+                yield block.pixels_NHWC
+                blocks.append(replace(block, pixels_NHWC=block.pixels_NHWC[:0].copy()))
+                bar.update(len(block.pixels_NHWC) + len(block.quarantined))
+
+    write_images(images, how.size, pixels())
     return blocks

@@ -16,8 +16,7 @@ from pipeline.config import Params, Validate
 from pipeline.errors import UserError
 from pipeline.inspection import duplicates, gallery
 from pipeline.inspection.drift import drift, read_profile
-from pipeline.inspection.expectations import Bounds, judge
-from pipeline.inspection.findings import FIRST, Finding, Validation
+from pipeline.inspection.expectations import FIRST, Bounds, Finding, Validation, judge
 
 GREY = 0.5  # colourfulness under which nobody sees a colour
 NEGLIGIBLE = 0.01  # deviations of brightness and log sharpness that nobody sees; alike images would be outliers else
@@ -40,12 +39,9 @@ def validate(
     manifest: pd.DataFrame, quarantine: pd.DataFrame, images_NHWC: np.ndarray, accepted: dict[str, Any] | None,
     config: Validate, docs: Path,
 ) -> Validation:  # fmt: skip
-    """Judge the data by themselves and, if there is one, by the profile of the data set that was `accepted` before.
-
-    Data Docs (HTML) are written to the folder `docs`. Call `conclude` of the result next.
-    """
+    """Judge the data by themselves and by the profile of the data set that was `accepted` before, if there is one."""
     if manifest.empty:
-        why = f", first {quarantine.iloc[0]['path']}: {quarantine.iloc[0]['reason']}" if len(quarantine) else ""
+        why = "".join(f", first {row.path}: {row.reason}" for row in quarantine.head(1).itertuples())
         raise UserError(f"not one image could be read{why}: quarantine.csv says why for each file")
     pairs = duplicates.find(manifest, images_NHWC, config.max_hash_distance, config.min_similarity)
     images, of_images = compared(manifest, pairs), image_checks(config)
@@ -60,7 +56,7 @@ def validate(
 
     findings = [finding(*check, []) for check in of_all]
     for check in of_images:
-        rows = np.flatnonzero(check.missed_by(images)).tolist()
+        rows = np.flatnonzero(~images[check.name].between(check.minimum, check.maximum)).tolist()
         findings.append(finding(check, images["path"].iloc[rows].tolist(), len(images), rows))
     return Validation(findings, images, pairs)
 
@@ -72,14 +68,16 @@ def dataset_checks(
     there, aside = set(manifest["class"]), unreadable(quarantine)["path"].tolist()
     known = set(config.classes) or there | (set(quarantine["class"]) - {""})
     classes = "the classes are those of validate.classes" if config.classes else "every class has a readable image"
+    names = pd.Series(sorted(there))  # some may look the same: but for case, outer spaces, form of the letters
+    plain = names.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
+    confusable = [repr(name) for name in names[plain.duplicated(keep=False)]]
     missing = [f"{name} (no image)" for name in sorted(known - there)]
     unknown = [f"{name} (not expected)" for name in sorted(there - known)]
-    most = config.max_quarantined
-    readable = f"at most {most:.1%} of the files are unreadable"
+    most, total = config.max_quarantined, len(manifest) + len(aside)
     checks = [
         (Bounds("known_classes", classes, maximum=0), missing + unknown, len(known | there)),
-        (Bounds("class_names", "no two classes look the same by name", maximum=0), _confusable(there), len(there)),
-        (Bounds("readable", readable, maximum=most), aside, len(manifest) + len(aside)),
+        (Bounds("class_names", "no two classes look the same by name", maximum=0), confusable, len(there)),
+        (Bounds("readable", f"at most {most:.1%} of the files are unreadable", maximum=most), aside, total),
     ]
     if accepted:
         says = f"no measure has moved from the accepted data by more than {config.max_drift:g} (stability index)"
@@ -91,14 +89,13 @@ def dataset_checks(
 
 def compared(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """The manifest with a column for each check that it has no measure for, under the name of the check."""
-    content = manifest.groupby("sha256")
+    content, distinct = manifest.groupby("sha256"), ~manifest["sha256"].duplicated()
     per_class = manifest.groupby("class")["path"].transform("size")
     sides = manifest[["width", "height"]]
     side = np.sqrt(sides.prod(axis=1))
     times = side / side.median()
-    near = pairs[~pairs["exact"]]
-    distinct = ~manifest["sha256"].duplicated()
-    count, labels, splits = len(manifest), manifest["class"].to_numpy(), manifest["source_split"].to_numpy()
+    near, count = pairs[~pairs["exact"]], len(manifest)
+    labels, splits = manifest["class"].to_numpy(), manifest["source_split"].to_numpy()
     colourless = manifest["mode"].isin(("1", "L", "LA", "I", "I;16", "F")) | (manifest["colourfulness"] < GREY)
     return manifest.assign(
         class_images=per_class,
@@ -128,36 +125,25 @@ def _deviations(values: pd.Series, distinct: pd.Series) -> pd.Series:
     return from_median / max(spread, NEGLIGIBLE)
 
 
-def _confusable(classes: set[str]) -> list[str]:
-    """Classes that a person would take for one: they differ in case, outer spaces or the form of their letters."""
-    found = pd.Series(sorted(classes))
-    plain = found.map(lambda name: unicodedata.normalize("NFKC", name).strip().casefold())
-    return [repr(name) for name in found[plain.duplicated(keep=False)]]
-
-
 def image_checks(config: Validate) -> list[Bounds]:
     """What is asked of each image; a new check is a line here, its column in `compared` and its name in `CheckName`."""
-    low, high = config.brightness
-    far, some = config.max_outlier, config.tolerated
+    (low, high), far, some = config.brightness, config.max_outlier, config.tolerated
+    least, most, large = config.min_images_per_class, config.max_imbalance, config.max_size_ratio
     return [
-        Bounds("class_images", "every class has at least {minimum} images", minimum=config.min_images_per_class),
+        Bounds("class_images", f"every class has at least {least} images", least),
         Bounds("one_label", "no image stands under two labels", maximum=1),
         Bounds("near_one_label", "no near-duplicates stand under two labels", maximum=0),
         Bounds("leakage", "no image stands, or nearly so, in two splits of the source", maximum=0),
         Bounds("intact", "no file has a fault that viewers pass over", maximum=0),
         Bounds("copies", "no file stands twice", maximum=1),
         Bounds("near_duplicates", "no image is nearly the same as another", maximum=0),
-        Bounds("balance", "the largest class is at most {maximum:g} times any other", maximum=config.max_imbalance),
-        Bounds("side", "sides are at least {minimum} pixels", minimum=config.min_side),
-        Bounds("aspect", "the longer side is at most {maximum:g} times the shorter", maximum=config.max_aspect),
-        Bounds(
-            "size",
-            "no image is over {maximum:g} times larger or smaller than the median",
-            maximum=config.max_size_ratio,
-        ),
-        Bounds("brightness", "mean brightness lies between {minimum:g} and {maximum:g}", low, high, some),
-        Bounds("contrast", "contrast is at least {minimum:g}", minimum=config.min_contrast, tolerated=some),
-        Bounds("brightness_outlier", "brightness is within {maximum:g} deviations of the others", -inf, far, some),
-        Bounds("sharpness_outlier", "no image is over {maximum:g} deviations more blurred", -inf, far, some),
+        Bounds("balance", f"the largest class is at most {most:g} times any other", maximum=most),
+        Bounds("side", f"sides are at least {config.min_side} pixels", config.min_side),
+        Bounds("aspect", f"sides are within a factor of {config.max_aspect:g}", maximum=config.max_aspect),
+        Bounds("size", f"no image is over {large:g} times larger or smaller than the median", maximum=large),
+        Bounds("brightness", f"mean brightness lies between {low:g} and {high:g}", low, high, some),
+        Bounds("contrast", f"contrast is at least {config.min_contrast:g}", config.min_contrast, tolerated=some),
+        Bounds("brightness_outlier", f"brightness is within {far:g} deviations of the others", -inf, far, some),
+        Bounds("sharpness_outlier", f"no image is over {far:g} deviations more blurred", -inf, far, some),
         Bounds("colour", "no image is grey among coloured ones", maximum=0, tolerated=some),
     ]

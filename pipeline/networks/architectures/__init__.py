@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Section, section
+from pipeline.config import Section
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def checked(architecture: str, options: Mapping[str, Any], prefix: str = "") -> 
     """The options as the architecture's own type. Raises UserError naming the option, after `prefix`, and the fix."""
     kind: type[Section] | None = getattr(find(architecture), "Options", None)
     if kind is not None:
-        return section(kind, options, f"{prefix}options.")
+        return kind.checked(options, f"{prefix}options.")
     if options:
         raise UserError(f"{prefix}options: {architecture} has none: remove {', '.join(options)}")
     return None
