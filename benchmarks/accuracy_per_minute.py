@@ -9,8 +9,6 @@ DataLoader with 2 workers, float32. It validates ten times on the way, as its ep
 Each training is scored once on the test images, at its best validation.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 import tempfile

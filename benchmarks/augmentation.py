@@ -9,8 +9,6 @@ table gives ratios, which a busy machine spoils less than absolute numbers. Ther
 that spins while it waits for the other one takes the core that the other one needs.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 import time

@@ -7,8 +7,6 @@ are interleaved, and the table gives ratios, which a busy machine spoils less th
 peak memory of our processes, from a run of its own.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import statistics

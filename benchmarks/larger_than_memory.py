@@ -5,8 +5,6 @@
 The limit is a cgroup's, page cache included, as a container's would be; making one needs root.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -6,8 +6,6 @@ The bare loop is the time of all epochs by the stage's own clock, as it reports 
 committed project.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

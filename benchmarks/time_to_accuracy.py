@@ -8,8 +8,6 @@ epochs, speed_resnet in 10. For comparison, on the lossless images: airbench94 r
 on an A100 with torch.compile (https://github.com/KellerJordan/cifar10-airbench).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

@@ -8,8 +8,6 @@ clipping, batch 128, precision by the probe). The bare step: forward, backward a
 with the same precision, memory format and batch size as ours. On a GPU all three run there.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 What a person can fix is one sentence; a bug of ours keeps its traceback.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Nothing written here holds a timestamp, a run id or an absolute path: DVC compares outputs by content.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
@@ -13,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -177,8 +175,8 @@ class ModelCard:
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
-    @staticmethod
-    def from_json(text: str) -> ModelCard:
+    @classmethod
+    def from_json(cls, text: str) -> Self:
         content = json.loads(text)
         lists = {name: tuple(content[name]) for name in ("class_names", "mean", "std")}
         preprocessing = Preprocessing.from_record(content["preprocessing"])

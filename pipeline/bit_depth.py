@@ -1,7 +1,5 @@
 """Images with more than 8 bits a channel: which value is white, and how they come to 0-255."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any

@@ -1,7 +1,5 @@
 """Decode and measure a block of entries, as each worker process of `ingest` does. Imports neither pandas nor torch."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is said to people."""
 
-from __future__ import annotations
-
 import re
 
 

@@ -1,7 +1,5 @@
 """One image file as upright RGB pixels, by the same functions in ingest and predict. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 import stat
 import warnings

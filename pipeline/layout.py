@@ -1,8 +1,6 @@
 """Every path below artifacts/, once; tests/test_dag.py holds dvc.yaml to it. All are relative to the project's folder,
 where every command runs. `name` is a key of `models` or `ensembles`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 ARTIFACTS = Path("artifacts")

@@ -1,7 +1,5 @@
 """HTML pages from the templates beside this file. A page holds its pictures and needs no other file."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 

@@ -1,10 +1,8 @@
 """How an image becomes the square uint8 RGB array that models take; they scale and normalize it. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -27,12 +25,12 @@ class Preprocessing:
     def record(self) -> dict[str, object]:
         return {**asdict(self), "background": list(self.background)}
 
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Preprocessing:
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
         old = {"white": {"uint16": 65535}}  # whatever the data set, before cards said it
-        return Preprocessing(**{**old, **record, "background": tuple(record["background"])})
+        return cls(**{**old, **record, "background": tuple(record["background"])})
 
-    def agrees(self, other: Preprocessing) -> bool:
+    def agrees(self, other: Self) -> bool:
         """Whether both make the same of every image; a type of values that one of them has not met does not count."""
         alike = replace(self, white={}) == replace(other, white={})
         return alike and self.white | other.white == other.white | self.white

@@ -1,7 +1,5 @@
 """MLflow's model registry: what may become a challenger, and when a challenger becomes the champion."""
 
-from __future__ import annotations
-
 import logging
 from datetime import UTC, datetime
 from importlib.metadata import version as installed

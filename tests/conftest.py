@@ -1,7 +1,5 @@
 """Small real images for everyone: scikit-learn's digits, written as a folder per class."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A folder with one of each: whatever real image folders have been seen to hold."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 import zlib

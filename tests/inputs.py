@@ -1,7 +1,5 @@
 """What a training gets, made of the small dataset: in memory, or as files at the paths of layout.py."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline import layout

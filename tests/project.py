@@ -1,7 +1,5 @@
 """A copy of this project in a folder of its own, and what a person types there."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

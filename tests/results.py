@@ -1,7 +1,5 @@
 """What the stages leave for one model, from a network that knows nothing, but is real."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 

@@ -1,7 +1,5 @@
 """`augment`: statistics, balance, policy and preview, of the training split and of nothing else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

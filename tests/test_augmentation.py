@@ -1,7 +1,5 @@
 """Augmentation draws for each sample by itself, does what its knobs say, and says what is wrong with them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Each way of balancing, in numbers: 4 images of a cat, 16 of a dog, 20 of an eel."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

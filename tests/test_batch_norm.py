@@ -1,7 +1,5 @@
 """Batch norm's statistics: of the shares of a batch, caught up with the weights before these are judged."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Images of more than 8 bits: which value is white, and how they come to 0-255."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Names of classes as people have them: each stage, table, picture and page keeps them as they are."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

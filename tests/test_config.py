@@ -1,7 +1,5 @@
 """params.yaml: what is wrong is said in one sentence that names the key, before any stage has run."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

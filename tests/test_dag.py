@@ -1,7 +1,5 @@
 """dvc.yaml is held against the code: a stage declares what it reads, and reads what it declares."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import itertools

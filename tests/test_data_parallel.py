@@ -1,7 +1,5 @@
 """Workers that share a batch compute what one would, whatever their number, and draw by themselves."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torchvision

@@ -1,7 +1,5 @@
 """Images under DVC as docs/data-versioning.md tells: versions, remotes, imports, a second machine."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Folders of images and the embedded digits: what is found, and what is said when it is not."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder with one of each fault: what happens to each, as the table in docs/dirty-folders.md says."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Copies, near-duplicates and drift: found where they are, and not where they are not."""
 
-from __future__ import annotations
-
 import time
 import tracemalloc
 from io import BytesIO

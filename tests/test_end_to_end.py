@@ -3,8 +3,6 @@
 The tests share one project and stand in the order in which a person would do these things.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -7,8 +7,6 @@ Left out on purpose: the stages before there is a split; `audit`, which looks fo
 report; and `promote`, which judges a challenger against the champion.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`ingest`: a row and a picture per image, in bounded memory, the same with any number of processes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tracemalloc

@@ -1,7 +1,5 @@
 """`init` writes a params.yaml that fits the data, and never loses one."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The range test of learning rates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

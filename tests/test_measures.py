@@ -1,7 +1,5 @@
 """What is measured of the pixels agrees with the definitions, one image at a time, by other libraries."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter

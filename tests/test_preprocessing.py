@@ -1,7 +1,5 @@
 """Every kind of image file becomes RGB the way a person would expect."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from dataclasses import replace

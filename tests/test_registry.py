@@ -1,7 +1,5 @@
 """MLflow's registry, for real: what is registered, and what is promoted."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

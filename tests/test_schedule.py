@@ -1,7 +1,5 @@
 """Learning rates over the course of a training."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

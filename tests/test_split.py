@@ -1,7 +1,5 @@
 """`split`: properties that hold for any data set (hypothesis), and the cases that people ask about."""
 
-from __future__ import annotations
-
 import operator
 from pathlib import Path
 

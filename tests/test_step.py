@@ -1,7 +1,5 @@
 """A step keeps its promises: any optimizer, any cutting of a batch, any way of loading, any number of processes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """Images that a table lists, or that come in one file."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

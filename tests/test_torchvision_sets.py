@@ -1,7 +1,5 @@
 """torchvision's datasets: some in tiny files of the original formats, all of them without a network."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import inspect

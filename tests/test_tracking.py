@@ -1,7 +1,5 @@
 """MLflow, for real: a SQLite store, and a server that is down."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import sys

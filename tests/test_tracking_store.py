@@ -1,7 +1,5 @@
 """Where runs go: the embedded SQLite store, made whole or not at all by one process at a time; a server's address."""
 
-from __future__ import annotations
-
 import base64
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """Training learns, is deterministic, validates without augmentation, and saves what it trained."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

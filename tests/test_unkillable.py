@@ -1,7 +1,5 @@
 """Training survives SIGKILL at any moment, SIGTERM, Ctrl-C, a full disk and a server that is down."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

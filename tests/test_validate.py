@@ -1,7 +1,5 @@
 """`validate`: each fault fails the check that is about it; a critical failure stops; drift is noticed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

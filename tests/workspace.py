@@ -1,7 +1,5 @@
 """A folder in which a model can be trained by the real commands: small digits, ingested, split and augmented."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import chdir

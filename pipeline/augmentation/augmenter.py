@@ -1,8 +1,6 @@
 """Augmentation of whole batches, each sample with its own draw: every pixel is touched once for geometry and once for
 colour and normalization, however many knobs of the policy are on (benchmarks/augmentation.py: what that gains)."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.augmentation.colour import ColourMap

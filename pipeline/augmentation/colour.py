@@ -1,7 +1,5 @@
 """Brightness, contrast, saturation, hue and normalization as one 3x3 matrix and one offset per sample."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Flips, rotation, translation, zoom and crop as one affine map per sample, and so as one resampling."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ H. Zhang et al. 2017, arXiv:1710.09412; S. Yun et al. 2019, arXiv:1905.04899. Ea
 partner; where both methods are on, a fair coin says which of them a sample gets.
 """
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.augmentation.geometry import inside

@@ -1,7 +1,5 @@
 """What may happen to a training image: the knobs, and the policies that have names. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field

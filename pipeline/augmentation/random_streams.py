@@ -1,7 +1,5 @@
 """Random numbers for augmentation: one for each sample of a batch, drawn on the device that trains."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """`init`: write a params.yaml that fits the data."""
 
-from __future__ import annotations
-
 import random
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """`lr-find`: which learning rate to try, with a picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`predict`: image files in, classes out."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`register`, `promote` and `track`: what MLflow is told by hand."""
 
-from __future__ import annotations
-
 from pipeline import layout
 from pipeline.config import load
 from pipeline.errors import UserError

@@ -4,8 +4,6 @@ A file in pipeline/stages/ is a stage: its `run` takes the parameters, and the n
 and returns the facts for the line.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """params.yaml as text: every key with its value, and as its comment the choices and the docstring of its field."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from typing import Any, Literal, get_args, get_origin

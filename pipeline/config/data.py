@@ -1,9 +1,7 @@
 """The sections of the data: ingest, validate, split, augment."""
 
-from __future__ import annotations
-
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
 
@@ -71,7 +69,7 @@ class Validate(Section):
     """Population stability index against what `python -m pipeline accept` accepted."""
 
     @model_validator(mode="after")
-    def _range_is_one(self) -> Validate:
+    def _range_is_one(self) -> Self:
         if self.brightness[0] >= self.brightness[1]:
             raise UserError(f"brightness is {self.brightness}: write the lower bound first")
         return self
@@ -92,7 +90,7 @@ class Split(Section):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _can_be_cut(self) -> Split:
+    def _can_be_cut(self) -> Self:
         if self.validation + self.test >= 1:
             raise UserError(f"validation + test is {self.validation + self.test:g} and leaves nothing to train on")
         if self.folds == 1 or self.fold >= max(1, self.folds):

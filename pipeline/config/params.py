@@ -1,10 +1,8 @@
 """All of params.yaml, with the sections of what is trained, how, and what becomes of it; and reading it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
@@ -75,7 +73,7 @@ class Train(Section):
     """That share each batch, one a GPU; more than 1 run under torchrun."""
 
     @model_validator(mode="after")
-    def _some_images_a_process(self) -> Train:
+    def _some_images_a_process(self) -> Self:
         if self.batch_size < 2 * self.processes:
             raise UserError(f"batch_size is {self.batch_size}: {self.processes} processes need at least 2 images each")
         return self
@@ -178,7 +176,7 @@ class Params(Section):
     registry: Registry
 
     @model_validator(mode="after")
-    def _models_hold_together(self) -> Params:
+    def _models_hold_together(self) -> Self:
         for name, model in self.models.items():
             self.recipe(name)
             if model.options:  # by name: networks are built on this package, and import torch, which takes seconds

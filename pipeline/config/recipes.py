@@ -1,7 +1,5 @@
 """The named recipes. The stages that train depend on this file: what changes here trains anew."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # The plain recipe of the reference comparison; the best validation epoch is kept, as always

@@ -1,7 +1,5 @@
 """What all sections of params.yaml are made of, and what is said of a wrong one."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

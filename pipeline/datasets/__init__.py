@@ -1,8 +1,6 @@
 """One file a kind of source. Each defines `find(source, root, scratch, labels)`, as below; nothing is decoded there.
 A file that serves several sources names them in `NAMES`; otherwise the source is called as the file is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module

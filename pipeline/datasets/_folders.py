@@ -1,7 +1,5 @@
 """Walking through folders of images: links are followed, since people link their data, but no folder is read twice."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

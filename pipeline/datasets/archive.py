@@ -1,7 +1,5 @@
 """`archive`: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz of a folder of images, or of a table and its images."""
 
-from __future__ import annotations
-
 import lzma
 import tarfile
 import zipfile

@@ -1,8 +1,6 @@
 """`digits`: 1,797 scans of handwritten digits, 8x8 grey, bundled with scikit-learn: needs no file and no network.
 Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, https://doi.org/10.24432/C50P49"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

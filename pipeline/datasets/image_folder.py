@@ -3,8 +3,6 @@
 Either `root/CLASS/*`, to be split, or `root/train/CLASS/*` with optional `root/val/CLASS/*` and `root/test/CLASS/*`.
 Folders whose names tell of splits or of parts of a data set are no classes."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -1,8 +1,6 @@
 """`csv`: a table with a row an image, in the folder that its paths start from. UTF-8; commas, semicolons or tabs. Other
 columns than COLUMNS are passed over. Values are text: the label 001 stays 001, and NA is a label."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections import Counter

@@ -1,8 +1,6 @@
 """Well-known datasets, through torchvision's loaders, which download into `root` what is not there.
 The files are described at https://docs.pytorch.org/vision/stable/datasets.html#image-classification"""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

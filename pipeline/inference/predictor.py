@@ -1,7 +1,5 @@
 """An ONNX file that this pipeline exported, ready to classify."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shi
 chi-square distributed (B. Yurdakul, Statistical Properties of Population Stability Index, 2018): chance is told apart.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ the pixels, which may have to come from disk, decides. By hand: 60,000 CIFAR-10 
 take scikit-learn's BallTree 15 times as long.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

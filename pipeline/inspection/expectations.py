@@ -1,7 +1,5 @@
 """What is asked of the data, judged by Great Expectations (a suite a table, Data Docs of all), and what was found."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """One self-contained page of thumbnails: every finding of `validate`, so that a person can judge it by eye."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

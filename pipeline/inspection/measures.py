@@ -3,8 +3,6 @@
 Imports numpy alone, as each worker of `ingest` imports this, and scipy.fft would take it half a second.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -3,8 +3,6 @@
 Nothing is stored augmented: stored copies were measured to do harm. Training augments whole batches.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure

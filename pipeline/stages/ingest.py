@@ -1,7 +1,5 @@
 """`ingest`: read the source, decode every image once on all cores, measure it, set aside what cannot be read."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -4,8 +4,6 @@ Channels are chosen by the norm of their group of weights, following the depende
 DepGraph: Towards Any Structural Pruning, CVPR 2023 (https://arxiv.org/abs/2301.12900), by its library torch-pruning.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

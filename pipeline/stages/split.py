@@ -5,8 +5,6 @@ whole: groups of all sizes have the same chance to come to a side, by a draw tha
 alone, and single images then make the class counts exact. Images that an earlier run has split stay where they are.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,7 +1,5 @@
 """`train@MODEL`: fit one entry of `models` on the training split, chosen by the validation split."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`validate`: a Great Expectations suite over the manifest; a critical failure stops the pipeline."""
 
-from __future__ import annotations
-
 import unicodedata
 from math import inf
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The run of a training while it goes on."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

@@ -1,7 +1,5 @@
 """What a run is: its params, where it comes from, and which one a training or a checkpoint belongs to."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Mapping, Sequence, Set

@@ -1,7 +1,5 @@
 """The tracking server: where it is, and what happens when it is away."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Bringing a run up to date with what the stages left, each thing once."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Mapping

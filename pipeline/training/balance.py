@@ -1,7 +1,5 @@
 """What is done about classes of unequal size: by which images are drawn, or by the training loss. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

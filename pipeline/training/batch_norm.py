@@ -6,8 +6,6 @@ They lag behind weights that move fast, so they are computed anew from training 
 ("precise batch norm", Y. Wu and J. Johnson 2021, arXiv:2105.07576).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

@@ -2,8 +2,6 @@
 runs a stage. Its name is a hash of all inputs: nothing is resumed with other data, another recipe or other code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import sys

@@ -1,7 +1,5 @@
 """Fitting without gradients: an architecture whose file has `solve` gets its last dense layer in one go."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

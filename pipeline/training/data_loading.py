@@ -1,7 +1,5 @@
 """Where batches come from: all images on the device, or streamed from the mapped file by a thread that reads ahead."""
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

@@ -5,8 +5,6 @@ once a step instead of a hundred times. How a batch is cut into shares, what a s
 added up does not depend on the number of workers: any number of them takes the same steps, bit for bit.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Where and in which number format training runs."""
 
-from __future__ import annotations
-
 import copy
 import time
 from contextlib import suppress

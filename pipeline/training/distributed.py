@@ -1,7 +1,5 @@
 """Processes that share each batch, started by torchrun: torch's DistributedDataParallel, or a process by itself."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

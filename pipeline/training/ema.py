@@ -1,7 +1,5 @@
 """A moving average of the weights, which generalizes better than the last weights do (Polyak & Juditsky 1992)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

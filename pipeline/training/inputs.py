@@ -1,7 +1,5 @@
 """What a training gets, from what the data stages left, and the card of the network that comes of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

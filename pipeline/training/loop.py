@@ -1,7 +1,5 @@
 """The training loop: epochs and steps, the best epoch by validation, checkpoints to go on from."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,7 +1,5 @@
 """The training loss: cross-entropy against distributions over the classes, so that mixed labels are nothing special."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

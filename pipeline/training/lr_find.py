@@ -1,7 +1,5 @@
 """The learning rate range test (Smith 2015, arXiv:1506.01186): one short training whose learning rate grows."""
 
-from __future__ import annotations
-
 import math
 from itertools import count, islice
 

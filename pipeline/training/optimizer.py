@@ -1,7 +1,5 @@
 """The optimizer: which parameters learn how fast, and which decay."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

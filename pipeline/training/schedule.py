@@ -3,8 +3,6 @@
 `progress` runs from 0 to 1 over all of the training, so that a schedule ends well under a time limit too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

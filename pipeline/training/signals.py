@@ -1,7 +1,5 @@
 """SIGTERM and Ctrl-C, taken note of while a training runs, so that it ends between two steps."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ What a step draws (augmentation, mixtures, dropout) depends on the seed, the ste
 training that goes on from a checkpoint, or does a step again, draws what it would have drawn.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
