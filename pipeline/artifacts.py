@@ -180,4 +180,4 @@ class ModelCard:
         content = json.loads(text)
         lists = {name: tuple(content[name]) for name in ("class_names", "mean", "std")}
         preprocessing = Preprocessing.from_record(content["preprocessing"])
-        return ModelCard(content["architecture"], preprocessing=preprocessing, options=content["options"], **lists)
+        return cls(content["architecture"], preprocessing=preprocessing, options=content["options"], **lists)
