@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Every target sees to the environment first, so no step has to be made by hand.
-# Needed: git, make, and Python 3.11, 3.12 or 3.13. PYTHON names the candidates; the first that fits is taken.
+# Needed: git, make, and Python 3.11.4 or later, 3.12 or 3.13 (tarfile is safe since 3.11.4). PYTHON names the candidates; the first that fits is taken.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
@@ -12,9 +12,9 @@ SHELL := /bin/bash
 # uv lives apart from the environment: `uv pip sync` removes from .venv whatever the lock does not name.
 UV := .uv/bin/uv
 READY := .venv/.ready
-fits = $(shell $(1) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(1))
+fits = $(shell $(1) -c 'import sys; sys.exit(not (3, 11, 4) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(1))
 python = $(or $(firstword $(foreach candidate,$(PYTHON),$(call fits,$(candidate)))),\
-	$(error Python 3.11, 3.12 or 3.13 is needed, and none of these is one: $(PYTHON)))
+	$(error Python 3.11 (from 3.11.4 on), 3.12 or 3.13 is needed, and none of these is one: $(PYTHON)))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Nothing phones home.
