@@ -156,7 +156,7 @@ def _seek_picture(image: ImageFile.ImageFile) -> None:
 def _is_picture(image: ImageFile.ImageFile, page: int) -> bool:
     """Whether a page of a TIFF is neither another one at a smaller size nor a mask (TIFF 6.0, NewSubfileType)."""
     image.seek(page)
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFF files alone
     return not tags.get(Base.NewSubfileType, 0) & 0b101 and tags.get(Base.SubfileType) != 2
 
 

@@ -20,7 +20,7 @@ from tests import dirty
 def tiff(values: np.ndarray, **options: object) -> bytes:
     buffer = BytesIO()
     kind = "rgb" if values.ndim == 3 else "minisblack"
-    tifffile.imwrite(buffer, values, **{"photometric": kind, **options})  # type: ignore[arg-type]
+    tifffile.imwrite(buffer, values, **{"photometric": kind, **options})  # type: ignore[arg-type]  # of several types
     return buffer.getvalue()
 
 

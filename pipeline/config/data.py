@@ -19,7 +19,7 @@ Ratio = Annotated[float, Field(ge=1)]
 
 
 class Ingest(Section):
-    source: Literal[tuple(sorted(sources()))]  # type: ignore[valid-type]
+    source: Literal[tuple(sorted(sources()))]  # type: ignore[valid-type]  # the choices are files
     root: str
     """Where the source's files are. DVC watches this path: a change in it reruns `ingest`."""
     labels: str = "labels.csv"
@@ -105,7 +105,7 @@ class Split(Section):
 
 
 class Augment(Section):
-    policy: Literal[tuple(POLICIES)] = "standard"  # type: ignore[valid-type]
+    policy: Literal[tuple(POLICIES)] = "standard"  # type: ignore[valid-type]  # the choices are a table's
     overrides: Policy = Policy()
     """Single knobs, e.g. {rotation: 10, horizontal_flip: false}; all of them: pipeline/augmentation/policy.py"""
     balance: Literal["none", "sampler", "duplicates", "loss_weights", "logit_adjustment"] = "none"

@@ -22,7 +22,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 class Train(Section):
     """The recipe: the defaults of every model; an entry of `models` may override any of these keys."""
 
-    recipe: Literal[tuple(RECIPES)] = "own"  # type: ignore[valid-type]
+    recipe: Literal[tuple(RECIPES)] = "own"  # type: ignore[valid-type]  # the choices are a table's
     """own: these keys. reference: Adam and StepLR; its values (pipeline/config/recipes.py) replace these."""
     epochs: Positive = 12
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -94,7 +94,7 @@ class Model(Section):
     """An entry of `models`: an architecture, what its file calls its `Options`, and overrides of `train`."""
 
     model_config = ConfigDict(extra="allow")
-    architecture: Literal[tuple(architectures())]  # type: ignore[valid-type]
+    architecture: Literal[tuple(architectures())]  # type: ignore[valid-type]  # the choices are files
     options: dict[str, Any] = {}
 
     @property

@@ -84,7 +84,7 @@ def judge(tables: dict[str, tuple[pd.DataFrame, list[Bounds]]], critical: Sequen
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     site = {"class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
-    context.add_data_docs_site("docs", {**site, "store_backend": store})  # type: ignore[typeddict-item]
+    context.add_data_docs_site("docs", {**site, "store_backend": store})  # type: ignore[typeddict-item]  # a dict is taken
     verdicts: dict[str, bool] = {}
     for name, (table, bounds) in tables.items():
         suite = context.suites.add(gx.ExpectationSuite(name=name))

@@ -62,7 +62,8 @@ def replica(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy on the same weights, with its own gradients, statistics of batch norm and random numbers for dropout."""
     twin = batch_norm.replica(network)
     for module in twin.modules():
-        if isinstance(module, nn.Dropout):  # mypy knows methods only, and torch calls what the instance has
+        if isinstance(module, nn.Dropout):
+            # mypy knows methods only, and torch calls what the instance has
             module.forward = partial(_dropout, share=module.p, generator=generator)  # type: ignore[method-assign]
     return twin
 
