@@ -152,13 +152,13 @@ class Dataset:
         return ImageRows(self.images_NHWC, rows), self.labels[rows]
 
 
-def read_dataset(images: Path = layout.IMAGES, splits: Path = layout.SPLITS) -> Dataset:
-    table = read_table(splits)
-    pixels = read_images(images)
-    if len(pixels) != len(table):
-        raise UserError(f"{images} has {len(pixels):,} images and {splits} {len(table):,}: run `dvc repro` first")
-    names, labels = np.unique(table["class"].to_numpy(dtype=object), return_inverse=True)
-    return Dataset(pixels, labels, table, tuple(names.tolist()))
+def read_dataset() -> Dataset:
+    images_NHWC, splits = read_images(layout.IMAGES), read_table(layout.SPLITS)
+    if len(images_NHWC) != len(splits):
+        many = f"{layout.IMAGES} has {len(images_NHWC):,} images and {layout.SPLITS} {len(splits):,}"
+        raise UserError(f"{many}: run `dvc repro` first")
+    names, labels = np.unique(splits["class"].to_numpy(dtype=object), return_inverse=True)
+    return Dataset(images_NHWC, labels, splits, tuple(names.tolist()))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
-from pipeline.tracking import CHECKPOINT_TAG, connect, data_lineage, explained, lineage, sync
+from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage, lineage
+from pipeline.tracking.server import connect, explained
+from pipeline.tracking.sync import sync
 
 # What a client needs to load the model through MLflow; inferring it would take mlflow seconds
 SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")

@@ -57,15 +57,17 @@ def params() -> Params:
 @pytest.fixture(scope="session")
 def dataset(digit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The digit folder, ingested at 16 pixels and split."""
+    from pipeline import layout
     from pipeline.artifacts import read_dataset, write_table
     from pipeline.config import Ingest, Split
     from pipeline.stages.ingest import ingest
     from pipeline.stages.split import split
 
-    folder = tmp_path_factory.mktemp("dataset")
-    found = ingest(Ingest(source="image_folder", root=str(digit_folder), image_size=16), folder / "images.npy")
-    write_table(folder / "splits.parquet", split(found.manifest, NO_PAIRS, None, Split(validation=0.2, test=0.2)))
-    return read_dataset(folder / "images.npy", folder / "splits.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("dataset"))
+        found = ingest(Ingest(source="image_folder", root=str(digit_folder), image_size=16), layout.IMAGES)
+        write_table(layout.SPLITS, split(found.manifest, NO_PAIRS, None, Split(validation=0.2, test=0.2)))
+        return read_dataset()
 
 
 @pytest.fixture

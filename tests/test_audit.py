@@ -24,7 +24,7 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
     found = suspects[suspects["path"].isin(planted.index)]
     assert len(found) >= 10 and len(suspects) - len(found) <= 3
     assert (found["suggested"] == planted[found["path"]].to_numpy()).mean() > 0.8
-    assert sum(bool(axes.images) for axes in picture.axes) == 5
+    assert len(picture.axes[0].images) == 5
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_planted_label_errors_are_found(card: ModelCard, dataset: Dataset) -> No
         # A class of one group, such as a video: there is nothing to hold it against
         (np.repeat([0, 1, 2], [10, 10, 4]), np.array([*range(20), *[20] * 4])),
         (np.repeat([0, 1, 2], 4), np.repeat([0, 1, 2], 4)),
-        # What the classifier is fitted on is bounded; every image is judged all the same
+        # A rare class is judged all the same
         (np.repeat([0, 1], [30_000, 200]), np.arange(30_200)),
     ],
 )

@@ -21,7 +21,7 @@ from pipeline.stages.export import export
 from pipeline.stages.prune import prune
 from pipeline.stages.quantize import quantize
 from pipeline.stages.train import train
-from pipeline.tracking import EPOCH_METRICS
+from pipeline.tracking.runs import EPOCH_METRICS
 from pipeline.training.closed_form import best_temperature, fit_closed_form, sample_weights
 from tests.inputs import inputs_of
 

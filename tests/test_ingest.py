@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline import layout
-from pipeline.artifacts import Dataset, read_dataset, read_images, read_json, read_table, write_table
+from pipeline.artifacts import Dataset, read_dataset, read_images, read_json, read_table, write_images, write_table
 from pipeline.config import Ingest, Params
 from pipeline.errors import UserError
 from pipeline.image_files import load
@@ -104,12 +104,15 @@ def test_a_class_on_another_scale_is_set_aside(tmp_path: Path) -> None:
     assert len(images) == 16 and images.mean() == pytest.approx(127, abs=1)
 
 
-def test_images_and_splits_of_different_runs_are_not_mixed(dataset: Dataset, tmp_path: Path) -> None:
+def test_images_and_splits_of_different_runs_are_not_mixed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shifted labels would look like a bad model."""
-    np.save(tmp_path / "images.npy", np.zeros((7, 16, 16, 3), np.uint8))
-    write_table(tmp_path / "splits.parquet", dataset.splits)
+    monkeypatch.chdir(tmp_path)
+    write_images(layout.IMAGES, 16, [np.zeros((7, 16, 16, 3), np.uint8)])
+    write_table(layout.SPLITS, dataset.splits)
     with pytest.raises(ValueError, match=r"has 7 images and .* 120: run `dvc repro` first"):
-        read_dataset(tmp_path / "images.npy", tmp_path / "splits.parquet")
+        read_dataset()
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, digit_folder: Path) -> None:

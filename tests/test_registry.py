@@ -15,7 +15,8 @@ from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
 from pipeline.registry import choose, promote, register
-from pipeline.tracking import connect, sync
+from pipeline.tracking.server import connect
+from pipeline.tracking.sync import sync
 from tests.conftest import PROJECT
 from tests.results import MODEL, leave_results
 

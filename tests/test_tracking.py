@@ -16,7 +16,9 @@ from pipeline.__main__ import main
 from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_table
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking import LiveRun, connect, live_run, sync, sync_or_warn
+from pipeline.tracking.live import LiveRun, live_run
+from pipeline.tracking.server import connect
+from pipeline.tracking.sync import sync, sync_or_warn
 from tests.conftest import PROJECT
 from tests.results import CHECKPOINT, EPOCHS, MODEL, leave_results
 
@@ -26,7 +28,7 @@ MEMO = layout.resume("train", MODEL) / "run.json"
 
 
 def live(params: Params, key: str = "key") -> AbstractContextManager[LiveRun]:
-    return live_run(params, MODEL, MEMO.parent, key)
+    return live_run(params, MODEL, key)
 
 
 @pytest.fixture

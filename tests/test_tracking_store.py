@@ -16,7 +16,9 @@ import pytest
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking import connect, explained, lineage, sync_or_warn
+from pipeline.tracking.runs import lineage
+from pipeline.tracking.server import connect, explained
+from pipeline.tracking.sync import sync_or_warn
 from tests.conftest import PROJECT
 from tests.results import MODEL, leave_results
 
@@ -24,7 +26,7 @@ from tests.results import MODEL, leave_results
 MAKER = """
 import os, signal, time
 from pathlib import Path
-from pipeline.tracking import connect
+from pipeline.tracking.server import connect
 import alembic.command
 
 def child():
@@ -63,7 +65,7 @@ def test_a_store_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_many_processes_may_open_a_fresh_store(tmp_path: Path) -> None:
     """The flow trains side by side from the first second; SQLite's migrations must not collide."""
-    code = "from pipeline.tracking import connect; import mlflow; connect(); print(mlflow.set_experiment('one'))"
+    code = "from pipeline.tracking.server import connect; import mlflow; connect(); print(mlflow.set_experiment('one'))"
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(start, [code] * 3, [tmp_path] * 3))
     assert not any(d.returncode for d in done), "".join(d.stderr for d in done)

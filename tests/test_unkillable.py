@@ -17,7 +17,8 @@ import torch
 from pipeline import layout
 from pipeline.artifacts import read_table
 from pipeline.config import Params
-from pipeline.tracking import EPOCH_METRICS, live_run
+from pipeline.tracking.live import live_run
+from pipeline.tracking.runs import EPOCH_METRICS
 from pipeline.training.checkpointing import Checkpoints
 from tests.flows.conftest import free_port, wait_until
 from tests.workspace import environment, workspace
@@ -218,7 +219,7 @@ def test_a_server_that_comes_late_gets_the_epochs_that_it_missed(
         for number in numbers:
             live.epoch(dict.fromkeys(EPOCH_METRICS, 0.5) | {"epoch": float(number)}, {"images_per_second": 1.0})
 
-    with live_run(params, MODEL, RESUME, "key") as live:
+    with live_run(params, MODEL, "key") as live:
         epochs(1, 2)
         for numbers in ([3, 4], [6, 7]):
             with server(tmp_path, port) as uri:

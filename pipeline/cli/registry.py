@@ -35,7 +35,8 @@ def promote() -> None:
 
 def track() -> None:
     """Send to MLflow whatever it has not got yet: after an outage, or when DVC restored stages from its cache."""
-    from pipeline.tracking import connect, sync
+    from pipeline.tracking.server import connect
+    from pipeline.tracking.sync import sync
 
     config, client = load(), connect()
     for model in config.everything:

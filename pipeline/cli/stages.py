@@ -38,7 +38,7 @@ def run_stage(stage: str, name: str = "") -> None:
             raise UserError(f"{stage} needs a name of params.yaml: {', '.join(config.everything)}")
         arguments["name"] = name
     if stage == "train":
-        from pipeline.tracking import live_run
+        from pipeline.tracking.live import live_run
 
         arguments["live"] = partial(live_run, config, name)
     facts = run(**arguments)
@@ -46,6 +46,6 @@ def run_stage(stage: str, name: str = "") -> None:
         return
     print(f"{f'{stage} {name}'.strip()}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
     for model in [name] if name else config.everything if stage == "benchmark" else []:
-        from pipeline.tracking import sync_or_warn
+        from pipeline.tracking.sync import sync_or_warn
 
         sync_or_warn(config, model)

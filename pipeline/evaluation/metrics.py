@@ -10,6 +10,11 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of the images to which two networks give the same class, from their probabilities."""
+    return accuracy(first, second.argmax(axis=1))
+
+
 def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bins: int) -> dict[str, float]:
     """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins.
 

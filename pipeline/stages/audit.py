@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from torch import nn
 
 from pipeline import layout
@@ -23,7 +25,6 @@ from pipeline.networks.deployable import features
 from pipeline.training.device import choose_device
 
 FOLDS = 5
-FITTED = 20_000  # images that a fold's classifier is fitted on, at most
 
 
 def run(config: Params) -> list[str]:
@@ -65,26 +66,19 @@ def held_out_probabilities(features_NF: np.ndarray, labels: np.ndarray, group: n
     one fold, or its images would vouch for each other's wrong label. Where a class has one group there is nothing to
     hold its labels against: they are taken for right.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    classes = labels.max() + 1
-    scores: np.ndarray = np.eye(classes)[labels]
-    draw = np.random.default_rng(0)
-    # The groups of each class, by their first image, are dealt out to the folds in turn
+    # The groups of each class, by their first image, are dealt out to the folds in turn; scikit-learn's
+    # StratifiedGroupKFold takes 10 s for 20,000 images
     _, first, group_of = np.unique(group, return_index=True, return_inverse=True)
-    order = draw.permutation(len(first))
+    order = np.random.default_rng(0).permutation(len(first))
     fold_of = np.empty(len(first), dtype=np.int64)
     fold_of[order] = pd.Series(order).groupby(labels[first[order]]).cumcount() % FOLDS
     fold = fold_of[group_of]
-    for number in range(FOLDS):
-        others = draw.permutation(np.flatnonzero(fold != number))
-        place = pd.Series(others).groupby(labels[others]).cumcount().to_numpy()
-        some = others[place < max(2, FITTED // classes)]  # equally many of each class, as far as there are
-        known = np.unique(labels[some])
-        held_out = np.flatnonzero((fold == number) & np.isin(labels, known))
-        if len(held_out) and len(known) > 1:
-            discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-            discriminant.fit(features_NF[some], labels[some])
-            scores[held_out] = 0
-            scores[np.ix_(held_out, known)] = discriminant.predict_proba(features_NF[held_out])
+    scores: np.ndarray = np.eye(labels.max() + 1)[labels]
+    rows = np.flatnonzero(pd.Series(fold).groupby(labels).transform("nunique") > 1)
+    known = np.unique(labels[rows])
+    if len(known) > 1:
+        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        cut = {"cv": PredefinedSplit(fold[rows]), "method": "predict_proba"}
+        scores[rows] = 0
+        scores[np.ix_(rows, known)] = cross_val_predict(discriminant, features_NF[rows], labels[rows], **cut)
     return scores

@@ -13,7 +13,7 @@ from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.mixup import Mixer
 from pipeline.augmentation.policy import Policy, resolve
 from pipeline.config import Params
-from pipeline.evaluation.plots import augmentation_preview, label, save
+from pipeline.evaluation.plots import image_grid, label, save
 from pipeline.training.balance import balanced
 
 BLOCK = 4096  # images that are counted at once
@@ -63,12 +63,15 @@ def preview(dataset: Dataset, policy: Policy, statistics: Statistics, title: str
     images = Augmenter(policy, mean, std, cpu, seed)(batch)
     images, targets = Mixer(policy, cpu, seed + 1)(images, torch.eye(len(names)).repeat_interleave(VERSIONS, dim=0))
     # Normalized, because what is blanked takes the mean colour; and back, to be looked at
-    versions_NHWC = (images.permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
-    versions, parts = (made.unflatten(0, (len(names), VERSIONS)).numpy() for made in (versions_NHWC, targets))
-    captions = [[_mixed_in(part, own, names) for part in row] for own, row in enumerate(parts)]
+    versions = (images.permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
+    shown, captions = [], []
+    for own, (some, parts) in enumerate(zip(versions.split(VERSIONS), targets.split(VERSIONS), strict=True)):
+        shown += [originals[own : own + 1] / 255, some.numpy()]
+        captions += [label(names[own]), *(_mixed_in(part, own, names) for part in parts.numpy())]
     if len(names) < len(dataset.class_names):
         title = f"{title} (the first {len(names)} of {len(dataset.class_names)} classes)"
-    return augmentation_preview(names, originals, versions, captions, title)
+    title = f"{title}. Left column: the originals"
+    return image_grid(np.concatenate(shown), captions, 1 + VERSIONS, title, side=0.9)
 
 
 def _mixed_in(target_K: np.ndarray, own: int, names: list[str]) -> str:

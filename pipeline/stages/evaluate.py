@@ -75,8 +75,8 @@ def evaluate(
     for variant, path in variants.items():
         by_variant = Predictor(path).probabilities(images)
         table[variant] = names[by_variant.argmax(axis=1)]
-        agreement = float((table[variant] == table["predicted"]).mean())
-        numbers["variants"][variant] = {"accuracy": metrics.accuracy(by_variant, labels), "agreement": agreement}
+        found = {"accuracy": metrics.accuracy(by_variant, labels), "agreement": metrics.agreement(by_variant, scores)}
+        numbers["variants"][variant] = found
     table = pd.concat([table, pd.DataFrame(scores, columns=[f"p_{c}" for c in names])], axis=1)
     seeds = None
     if trainings is not None:

@@ -13,7 +13,7 @@ from pipeline import layout
 from pipeline.artifacts import Images, ModelCard, read_dataset, write_metrics
 from pipeline.config import Export, Params
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import accuracy
+from pipeline.evaluation.metrics import accuracy, agreement
 from pipeline.inference.predictor import Predictor
 from pipeline.networks import weights
 from pipeline.networks.deployable import Deployable, probabilities
@@ -73,7 +73,7 @@ def export(
         raise UserError(f"{sentence}, more than export.tolerance {config.tolerance:g}")
     return {
         "val_accuracy": accuracy(by_onnx, labels),
-        "agreement": float((by_torch.argmax(axis=1) == by_onnx.argmax(axis=1)).mean()),
+        "agreement": agreement(by_torch, by_onnx),
         "largest_difference": difference,
         "compared_images": len(labels),
         "size_bytes": path.stat().st_size,

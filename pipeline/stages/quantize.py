@@ -17,7 +17,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from pipeline import layout
 from pipeline.artifacts import Dataset, read_dataset, write_metrics
 from pipeline.config import Params, Quantize
-from pipeline.evaluation.metrics import accuracy
+from pipeline.evaluation.metrics import accuracy, agreement
 from pipeline.inference.predictor import Predictor
 
 OPERATORS = ["Conv", "Gemm", "Add", "Relu", "MaxPool", "Reshape"]
@@ -57,7 +57,7 @@ def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> di
     by_source, by_int8 = (Predictor(file).probabilities(images) for file in (source, path))
     return {
         "val_accuracy": accuracy(by_int8, labels),
-        "agreement": float((by_source.argmax(axis=1) == by_int8.argmax(axis=1)).mean()),
+        "agreement": agreement(by_source, by_int8),
         "quantized_layers": len(layers),
         "size_bytes": path.stat().st_size,
     }

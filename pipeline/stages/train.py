@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,8 @@ from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_ca
 from pipeline.training.loop import Fitted, fit
 from pipeline.training.signals import ended_at_once
 
-# Of the folder for a note which run it is, the training's key, and whether this is the main process: tracking/live.py
-Live = Callable[[Path, str, bool], AbstractContextManager[Any]]
+# Of the training's key, and whether this is the main process: tracking/live.py
+Live = Callable[[str, bool], AbstractContextManager[Any]]
 Row = dict[str, float]
 
 
@@ -50,11 +49,11 @@ def run(config: Params, name: str, live: Live) -> list[str]:
     """Facts for the summary; none in the other processes of a distributed training."""
     recipe = config.recipe(name)
     start_processes(recipe.processes)
-    inputs, folder = read_inputs(recipe), layout.resume("train", name)
+    inputs = read_inputs(recipe)
     card = read_card(config.models[name], inputs.class_names)
-    checkpoints = checkpoints_of(folder, recipe.checkpoint_seconds, [recipe, card], FILES)
+    checkpoints = checkpoints_of(layout.resume("train", name), recipe.checkpoint_seconds, [recipe, card], FILES)
     processes = process_group(recipe.device)
-    with processes as group, ended_at_once(), live(folder, checkpoints.key, group.is_main) as tracked:
+    with processes as group, ended_at_once(), live(checkpoints.key, group.is_main) as tracked:
 
         def on_epoch(seed: int, row: Row, cost: Row) -> None:
             tracked.epoch(row, cost, f"seed_{seed}." if recipe.seeds > 1 else "")

@@ -16,7 +16,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pipeline.artifacts import sha256, write_json
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking.runs import EPOCH_METRICS, MEMO, create_run, noted_run, read_memo, send_epochs, sent_epochs
+from pipeline.tracking.runs import EPOCH_METRICS, create_run, noted_run, read_memo, run_memo, send_epochs, sent_epochs
 from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
@@ -74,10 +74,10 @@ class LiveRun:
 
 
 @contextmanager
-def live_run(params: Params, model: str, folder: Path, key: str, is_main: bool = True) -> Iterator[LiveRun]:
-    """A run that is open while the block runs, and marked FAILED or KILLED if it ends badly. `folder` gets its id: a
-    training of the same `key` goes on in it. Of a distributed training only the main process tells MLflow."""
-    live = LiveRun(params, model, folder / MEMO, key, again=0.0 if is_main else math.inf)
+def live_run(params: Params, model: str, key: str, is_main: bool = True) -> Iterator[LiveRun]:
+    """A run that is open while the block runs, and marked FAILED or KILLED if it ends badly; a training of the same
+    `key` goes on in it. Of a distributed training only the main process tells MLflow."""
+    live = LiveRun(params, model, run_memo(model), key, again=0.0 if is_main else math.inf)
     if not is_main:
         yield live
         return

@@ -15,7 +15,6 @@ from pipeline.artifacts import read_json, sha256
 from pipeline.config import Params
 
 CHECKPOINT_TAG = "checkpoint.sha256"
-MEMO = "run.json"  # beside the states that a training resumes from: which run it is
 EPOCH_METRICS = (
     "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
 )  # fmt: skip
@@ -26,6 +25,11 @@ def find_run(client: MlflowClient, params: Params, where: str) -> Run | None:
     experiment = mlflow.set_experiment(params.experiment)
     runs = client.search_runs([experiment.experiment_id], where, max_results=1)
     return runs[0] if runs else None
+
+
+def run_memo(model: str) -> Path:
+    """Beside the states that a training resumes from: which run it is."""
+    return layout.resume("train", model) / "run.json"
 
 
 def read_memo(memo: Path) -> dict[str, str]:

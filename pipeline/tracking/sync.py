@@ -60,7 +60,7 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -
     """One run a checkpoint: the one that has it, or else that of the training that has just ended, or else a new one,
     where DVC restored the checkpoint from its cache."""
     known = runs.find_run(client, params, f"tags.`{runs.CHECKPOINT_TAG}` = '{checkpoint}' and tags.model = '{model}'")
-    memo = layout.resume("train", model) / runs.MEMO
+    memo = runs.run_memo(model)
     trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
     run = known or trained or runs.create_run(client, params, model)
     if known is None:
