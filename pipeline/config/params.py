@@ -146,7 +146,21 @@ class Registry(Section):
     """On the validation split. A candidate over one of these budgets is passed by."""
     max_size_mb: Above0 = 100.0
     max_latency_ms: Above0 = 100.0
-    """Median at batch 1 on the machine of `benchmark`."""
+    """Median at batch 1, on the machine of `benchmark` and again where it is promoted."""
+    improve: Literal["accuracy", "latency", "size"] = "accuracy"
+    """What a challenger must do better than the champion, with evidence."""
+    alpha: OpenShare = 0.05
+    """Chance that a challenger that is no better is promoted, over all promotions on one test split."""
+    margin: OpenShare = 0.01
+    """Accuracy that the challenger may surely not lose, whatever it improves."""
+    factor: Annotated[float, Field(gt=1)] = 1.2
+    """How many times as fast or as small, where latency or size is to improve."""
+    min_recall: Share = 0.0
+    """Of every class, on the test split."""
+    max_recall_drop: OpenShare = 0.05
+    """Recall that no class may surely lose."""
+    max_calibration_error: Share = 0.2
+    """Expected calibration error on the test split."""
 
 
 class Params(Section):
