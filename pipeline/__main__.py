@@ -32,6 +32,7 @@ VERBS: list[Callable[..., None]] = [
 ]  # fmt: skip
 for verb in VERBS:
     app.command(rich_help_panel="For people")(verb)
+app.add_typer(registry.app, name="registry", rich_help_panel="For people")
 for stage in files_of("stages"):
     app.command(stage, help="See dvc.yaml.", rich_help_panel="Stages (called by dvc.yaml)")(stages.command(stage))
 
