@@ -71,7 +71,7 @@ def register(params: Params) -> tuple[str, dict[str, Any]]:
     """Register the best candidate and give it the alias `challenger`; its version and its row of benchmark.json."""
     rows = read_json(layout.BENCHMARK)["variants"]
     for row in rows:
-        checkpoint = layout.checkpoint(params.maker(row["model"]), row["model"])
+        checkpoint = layout.checkpoint(params.weights_stage(row["model"]), row["model"])
         if sha256(checkpoint) != row["checkpoint"]:
             raise UserError(f"{layout.BENCHMARK} is not of the present {checkpoint}: run `dvc repro` first")
     client = connect()

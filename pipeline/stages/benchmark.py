@@ -20,7 +20,7 @@ WARMUP = 3
 
 def run(config: Params) -> list[str]:
     files, known = [], []
-    for name in config.everything:
+    for name in config.names:
         tested = read_json(layout.metrics("evaluate", name))["variants"]
         validated = read_json(layout.metrics("export", name)) | read_json(layout.metrics("quantize", name))
         for variant in VARIANTS:
