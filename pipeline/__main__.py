@@ -46,8 +46,6 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold what a terminal lacks
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Interrupted as stopped:
         print(f"{stopped}: `dvc repro` goes on from there", file=sys.stderr)
         sys.exit(stopped.exit_code)

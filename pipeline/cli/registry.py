@@ -174,8 +174,8 @@ def track() -> None:
     from pipeline.tracking.sync import sync
 
     config, client = load(), connect()
-    for model in config.everything:
-        if layout.checkpoint(config.maker(model), model).exists():
+    for model in config.names:
+        if layout.checkpoint(config.weights_stage(model), model).exists():
             print(f"{model}: run {sync(client, config, model)} is up to date")
         else:
             print(f"{model}: not made yet")

@@ -17,7 +17,7 @@ from pipeline.inference.timing import timed
 
 def run(config: Params) -> list[str]:
     files, known = [], []
-    for name in config.everything:
+    for name in config.names:
         tested = read_json(layout.metrics("evaluate", name))["variants"]
         validated = read_json(layout.metrics("export", name)) | read_json(layout.metrics("quantize", name))
         for variant in VARIANTS:

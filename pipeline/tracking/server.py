@@ -21,11 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline import layout
 from pipeline.artifacts import write_whole
 from pipeline.errors import UserError, masked
+from pipeline.proxies import bypass_proxy
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
 AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
 AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
-LOCAL = "127.0.0.1,localhost,::1"
 
 
 @contextmanager
@@ -80,10 +80,7 @@ def _address() -> str:
     # The defaults retry for minutes; training must not wait for a server that is down
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    # Calls to this machine never go to a proxy
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if direct != "*" and LOCAL not in direct:
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},{LOCAL}".lstrip(",")
+    bypass_proxy()
     return uri
 
 

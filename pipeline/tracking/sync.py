@@ -29,7 +29,7 @@ def sync_or_warn(params: Params, model: str) -> None:
 @explained()
 def sync(client: MlflowClient, params: Params, model: str) -> str:
     """Bring the run of the model's checkpoint up to date with the outputs that were made from it; the run's id."""
-    maker = params.maker(model)
+    maker = params.weights_stage(model)
     checkpoint = sha256(layout.checkpoint(maker, model))
     run = _run_of(client, params, model, checkpoint)
     run_id = str(run.info.run_id)
