@@ -90,17 +90,14 @@ def judge(
         return _verdict([*checks, Check("champion", None, None, True, faults)], [], faults)
     new, old = challenger.right(labels), champion.right(labels)
     wins, losses, groups = votes(new, old, group)
-    level = comparison_level(config.alpha, earlier)
     by_images = accuracy_checks(wins, losses, groups, config, earlier)
-    wrong = votes(np.ones_like(old), old, group)[0]
-    possible = _enough(wrong, groups, config, earlier)
-    worse = -difference_bound(losses, wins, groups, level) < (0 if config.improve == "accuracy" else -config.margin)
-    if worse and not possible.passed:  # a verdict all the same
-        possible = possible._replace(passed=True, says="these images cannot show a gain, but they show a loss")
+    enough = _enough(votes(np.ones_like(old), old, group)[0], groups, config, earlier)
+    best = -difference_bound(losses, wins, groups, comparison_level(config.alpha, earlier))
+    if not enough.passed and best < (0 if config.improve == "accuracy" else -config.margin):
+        enough = enough._replace(passed=True, says="these images cannot show a gain, but they show a loss")
     goal = [] if config.improve == "accuracy" else _goal(challenger, champion, config)
     changes = _changes(new, old, labels, group, class_names, config)
-    won = (goal or by_images)[-1].says
-    return _verdict([*checks, *changes, *goal, possible], by_images, won)
+    return _verdict([*checks, *changes, *goal, enough], by_images, (goal or by_images)[-1].says)
 
 
 def accuracy_checks(wins: int, losses: int, groups: int, config: Registry, earlier: int) -> list[Check]:
@@ -109,15 +106,13 @@ def accuracy_checks(wins: int, losses: int, groups: int, config: Registry, earli
 
     level = comparison_level(config.alpha, earlier)
     of_these = f"comparison {earlier + 1} on this test split, confidence {1 - level:.2%}"
-    bound, change = difference_bound(wins, losses, groups, level), (wins - losses) / groups
-    says = (
-        f"its accuracy changes by {change:+.2%}, at worst by {bound:+.2%} ({of_these}); allowed is -{config.margin:.2%}"
-    )
-    checks = [Check("non_inferiority", bound, -config.margin, bound > -config.margin, says)]
+    bound, change, limit = difference_bound(wins, losses, groups, level), (wins - losses) / groups, -config.margin
+    says = f"its accuracy changes by {change:+.2%}, at worst by {bound:+.2%} ({of_these}); allowed is {limit:.2%}"
+    checks = [Check("non_inferiority", bound, limit, bound > limit, says)]
     if config.improve == "accuracy":
         p_value = float(binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
-        says = f"of {groups:,} images, alike ones as one, it gains {wins} and loses {losses}: p = {p_value:.2g}, "
-        says += f"{'at most' if p_value <= level else 'not'} {level:.2g} ({of_these})"
+        says = f"of {groups:,} images, alike ones as one, it gains {wins} and loses {losses}: p = {p_value:.2g}; "
+        says += f"asked is at most {level:.2g} ({of_these})"
         checks.append(Check("improvement", p_value, level, p_value <= level, says))
     return checks
 
