@@ -133,12 +133,22 @@ def test_few_images_excuse_no_fault() -> None:
     assert (worse.outcome, failed(worse)) == ("refused", {"non_inferiority", "improvement"})
 
 
-def test_without_a_sound_champion_the_challenger_alone_counts() -> None:
+def test_without_a_champion_the_challenger_alone_counts() -> None:
     assert verdict(BETTER, None).outcome == "promoted"
     assert failed(verdict(COLLAPSED, None, min_recall=0.5)) == {"recall:cat"}
-    damaged = replace(a_candidate(np.arange(0), "1"), problems=("its file is not the recorded one",))
-    judged = verdict(BETTER, damaged)
-    assert judged.outcome == "promoted" and "not the recorded one" in judged.reason
+
+
+def test_faults_of_the_champion_are_said_and_protect_neither_it_nor_noise() -> None:
+    damaged = replace(CHAMPION, probabilities=np.full((1000, 4), np.nan))
+    unknown = replace(CHAMPION, problems=("its commit is unknown",))
+    for champion, challenger, outcome in (
+        (damaged, a_candidate(np.arange(100)), "promoted"),
+        (unknown, BETTER, "promoted"),
+        (unknown, a_candidate(np.arange(98)), "refused"),
+    ):
+        judged = verdict(challenger, champion)
+        assert judged.outcome == outcome
+        assert [c.says for c in judged.checks if c.name == "champion" and champion.faults[0] in c.says]
 
 
 def test_copies_count_once() -> None:

@@ -24,8 +24,7 @@ class Candidate:
     latency_ms: np.ndarray
     """[rounds], one call at batch 1 each; the rounds of both versions are interleaved."""
     problems: tuple[str, ...] = ()
-    """What is wrong with its lineage or its artifact, each a phrase. Of a champion: only what makes its scores
-    worthless (damage, test images that taught it), as a champion with problems protects itself no more."""
+    """What is wrong with its lineage or its artifact, each a phrase; empty if nothing."""
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -33,8 +32,9 @@ class Candidate:
         return (*self.problems, *broken)
 
     def right(self, labels: np.ndarray) -> np.ndarray:
-        """bool [N]"""
-        return np.asarray(self.probabilities.argmax(axis=1) == labels)
+        """bool [N]; what is no number is wrong."""
+        predicted = self.probabilities.argmax(axis=1)
+        return np.asarray((predicted == labels) & np.isfinite(self.probabilities).all(axis=1))
 
 
 class Check(NamedTuple):
@@ -77,7 +77,8 @@ def judge(
     """Promote, refuse, or say that these images cannot tell. `labels` and `group` are int [N]: images of one group are
     alike and have one vote. `earlier` comparisons were made on this test split.
 
-    Without a champion, or with one that has faults, only the checks of the challenger itself decide.
+    Without a champion only the checks of the challenger itself decide. A champion's faults are said, and it is scored as
+    it is: damage costs it its lead, but a tag that is missing lets no noise through.
     """
     checks = [*_budgets(challenger, labels, config), *_floors(challenger.right(labels), labels, class_names, config)]
     if not len(labels):
@@ -86,8 +87,8 @@ def judge(
     if champion is None:
         return _verdict(checks, [], "there was no champion, and every check of the challenger itself is passed")
     if champion.faults:
-        faults = f"champion version {champion.version} protects itself no more: {', '.join(champion.faults)}"
-        return _verdict([*checks, Check("champion", None, None, True, faults)], [], faults)
+        says = f"champion version {champion.version} is scored as it is: {', '.join(champion.faults)}"
+        checks.append(Check("champion", len(champion.faults), None, True, says))
     new, old = challenger.right(labels), champion.right(labels)
     wins, losses, groups = votes(new, old, group)
     by_images = accuracy_checks(wins, losses, groups, config, earlier)
