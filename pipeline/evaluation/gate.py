@@ -77,8 +77,8 @@ def judge(
     """Promote, refuse, or say that these images cannot tell. `labels` and `group` are int [N]: images of one group are
     alike and have one vote. `earlier` comparisons were made on this test split.
 
-    Without a champion only the checks of the challenger itself decide. A champion's faults are said, and it is scored as
-    it is: damage costs it its lead, but a tag that is missing lets no noise through.
+    Without a champion only the checks of the challenger itself decide. A champion's faults are said, and it is scored
+    as it is: damage costs it its lead, but a tag that is missing lets no noise through.
     """
     checks = [*_budgets(challenger, labels, config), *_floors(challenger.right(labels), labels, class_names, config)]
     if not len(labels):
