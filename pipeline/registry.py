@@ -2,18 +2,17 @@
 
 import logging
 from datetime import UTC, datetime
-from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import mlflow
-import numpy as np
-import onnx
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Map
 
 from pipeline import layout
 from pipeline.artifacts import LEFT_OUT, Dataset, read_json, read_table, sha256
@@ -22,13 +21,12 @@ from pipeline.errors import UserError
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
+from pipeline.inference.pyfunc import log_args
 from pipeline.preprocessing import Preprocessing
 from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage, lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync
 
-# What a client needs to load the model through MLflow; inferring it would take mlflow seconds
-SERVING_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime")
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
@@ -86,21 +84,19 @@ def register(params: Params) -> tuple[str, dict[str, Any]]:
 
 def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
     card = Predictor(path).card
-    side, classes = card.preprocessing.size, len(card.class_names)
-    scores = [TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in ("logits", "probabilities")]
+    record = {"class": DataType.string, "confidence": DataType.double, "error": DataType.string}
+    outputs = [ColSpec(Map(DataType.double), "probabilities"), *(ColSpec(kind, key) for key, kind in record.items())]
     # It warns that an environment made by uv has no pip
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    # Not mlflow.onnx.log_model, which would open the run again and so move its end
-    image = TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), "image")
-    info = Model.log(
-        None, mlflow.onnx, name="model", run_id=run_id, registered_model_name=name,
-        metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
-        onnx_model=onnx.load(path),
-        signature=ModelSignature(Schema([image]), Schema([*scores])),
-        pip_requirements=[f"{package}=={installed(package)}" for package in SERVING_PACKAGES],
-        onnx_execution_providers=["CPUExecutionProvider"],  # what was tested; else each load warns of a missing GPU
-        save_as_external_data=False,  # the default would move the weights out of the one file, and of our copy
-    )  # fmt: skip
+    with TemporaryDirectory() as scratch:
+        # Not mlflow.pyfunc.log_model, which would open the run again and so move its end
+        info = Model.log(
+            None, mlflow.pyfunc, name="model", run_id=run_id, registered_model_name=name,
+            metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
+            # Without inputs: MLflow has no type for what may be bytes, text or an array
+            signature=ModelSignature(outputs=Schema(outputs)),
+            **log_args(path, Path(scratch)),
+        )  # fmt: skip
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
@@ -187,4 +183,4 @@ def load(name: str, version_or_alias: str) -> Predictor:
             f"{uri} is not in the registry at {mlflow.get_tracking_uri()}: run `python -m pipeline register` and "
             f"`python -m pipeline promote` first"
         ) from error
-    return Predictor(next(folder.glob("*.onnx")))
+    return Predictor(next(folder.rglob("*.onnx")))
