@@ -20,8 +20,8 @@ from pipeline.config import Params, Registry
 from pipeline.errors import UserError
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
+from pipeline.inference.packaging import log_args
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.pyfunc import log_args
 from pipeline.preprocessing import Preprocessing
 from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage, lineage
 from pipeline.tracking.server import connect, explained
@@ -94,7 +94,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
             None, mlflow.pyfunc, name="model", run_id=run_id, registered_model_name=name,
             metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
             # Without inputs: MLflow has no type for what may be bytes, text or an array
-            signature=ModelSignature(outputs=Schema(outputs)),
+            signature=ModelSignature(outputs=Schema([*outputs])),
             **log_args(path, Path(scratch)),
         )  # fmt: skip
     version = str(info.registered_model_version)

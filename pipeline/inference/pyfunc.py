@@ -1,13 +1,10 @@
-"""The registered model as `mlflow.pyfunc` and `mlflow models serve` run it: images as people have them in, classes out.
-It carries the modules that it needs, so it runs where this project is not installed."""
+"""The registered model as `mlflow.pyfunc` and `mlflow models serve` run it: images as people have them in, classes out."""
 
 import base64
-import hashlib
 import os.path
 import re
 import sys
-from importlib.metadata import version
-from modulefinder import ModuleFinder
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,31 +17,8 @@ from pipeline.image_files import content_of, read
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import UnreadableImage, to_array
 
-PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pillow-heif", "simplejpeg")
 KINDS = "give bytes, paths, base64 or uint8 arrays [height, width, 3], in a list, an array or a DataFrame"
 SERVER = "mlflow.pyfunc.scoring_server.app"  # the module that `mlflow models serve` runs
-
-
-def log_args(model: Path, scratch: Path) -> dict[str, Any]:
-    """What mlflow.pyfunc needs to store an ONNX file of ours. `scratch`: an empty folder that outlives the storing."""
-    (data := scratch / "model").mkdir()
-    (data / model.name).symlink_to(model.resolve())  # MLflow copies what it points to
-    (data / "SHA256SUMS").write_text(f"{sha256(model)}  {model.name}\n", encoding="utf-8")
-    root = Path(__file__).parents[2]
-    finder = ModuleFinder([str(root)])
-    finder.import_hook(__name__)
-    texts = {
-        file: Path(file).read_bytes() for file in sorted(str(vars(m)["__file__"]) for m in finder.modules.values())
-    }
-    # Under a name of its own: a client may have another `pipeline`, or load two versions, whose code MLflow would mix
-    package = f"pipeline_{hashlib.sha256(b''.join(texts.values())).hexdigest()[:12]}"
-    for file, text in texts.items():
-        copy = scratch / package / Path(file).relative_to(root / "pipeline")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(re.sub(rb"^(\s*(?:from|import)) pipeline\b", rb"\1 " + package.encode(), text, flags=re.M))
-    pinned = [f"{name}=={version(name)}" for name in PACKAGES]
-    code = {"loader_module": f"{package}.inference.pyfunc", "code_paths": [str(scratch / package)]}
-    return {**code, "data_path": str(data), "pip_requirements": pinned}
 
 
 def _load_pyfunc(folder: str) -> "Classifier":
@@ -55,11 +29,10 @@ def _load_pyfunc(folder: str) -> "Classifier":
     return Classifier(Predictor(model), text_may_be_path=SERVER not in sys.modules)
 
 
+@dataclass(frozen=True)
 class Classifier:
-    """`text_may_be_path`: who asks a server should not learn which files it has."""
-
-    def __init__(self, predictor: Predictor, text_may_be_path: bool) -> None:
-        self.predictor, self.text_may_be_path = predictor, text_may_be_path
+    predictor: Predictor
+    text_may_be_path: bool  # who asks a server should not learn which files it has
 
     def predict(self, data: Any) -> list[dict[str, Any]]:
         """A record for each image, in order: class, confidence, probabilities by class; an error where there are none.
@@ -86,11 +59,14 @@ class Classifier:
             return to_array(read(self._content(image), how).pixels_HWC, how)
         if pd.api.types.is_scalar(image) and pd.isna(image):
             raise UnreadableImage("there is no image")
-        array = np.asarray(image) if isinstance(image, np.ndarray | list) else np.empty(0)
+        try:
+            array = np.asarray(image)
+        except ValueError:  # rows of unequal lengths
+            array = np.empty(0)
         whole = array.dtype == np.int64 and bool(((array >= 0) & (array <= 255)).all())  # all that JSON has
         if array.size and array.shape[2:] == (3,) and (whole or array.dtype == np.uint8):
             return to_array(array.astype(np.uint8), how)
-        raise UserError(f"image {place} is {type(image).__name__} {array.dtype} {array.shape}: {KINDS}")
+        raise UserError(f"image {place} is {type(image).__name__} ({array.dtype} {list(array.shape)}): {KINDS}")
 
     def _content(self, image: str | bytes | bytearray | PurePath) -> bytes:
         if isinstance(image, bytes | bytearray):
@@ -106,7 +82,7 @@ class Classifier:
 
 
 def _images(data: Any) -> list[Any]:
-    if isinstance(data, pd.DataFrame | dict) and len(data):
+    if isinstance(data, pd.DataFrame | dict) and [*data]:
         data = data["image" if "image" in data else next(iter(data))]
     if isinstance(data, str | bytes | bytearray | PurePath):
         return [data]
