@@ -1,4 +1,4 @@
-"""The registered model as `mlflow.pyfunc` and `mlflow models serve` run it: images as people have them in, classes out."""
+"""The registered model as MLflow loads and serves it: images in, as people have them, and classes out."""
 
 import base64
 import os.path
@@ -77,8 +77,8 @@ class Classifier:
         try:  # of data URLs too, and in lines
             return base64.b64decode("".join(re.sub("^data:[^,]*,", "", image).split()), validate=True)
         except ValueError:
-            path = " nor the path of a file" if self.text_may_be_path else ""
-            raise UnreadableImage(f"its text is no base64{path}") from None
+            path = " and not the path of a file" if self.text_may_be_path else ""
+            raise UnreadableImage(f"it is not base64{path}") from None
 
 
 def _images(data: Any) -> list[Any]:
