@@ -131,14 +131,12 @@ def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(
 
 
 @pytest.mark.usefixtures("champion")
-def test_the_registered_model_needs_no_code_of_ours(params: Params, dataset: Dataset) -> None:
-    """mlflow alone, and onnxruntime alone, give what our predictor gives."""
+def test_the_registered_file_needs_no_code_of_ours(params: Params, dataset: Dataset) -> None:
+    """onnxruntime alone gives what our predictor gives."""
     images, _ = dataset.of("test")
     ours = registry.load(params.registry.name, "champion").probabilities(images)
     uri = f"models:/{params.registry.name}@champion"
-    by_mlflow = mlflow.pyfunc.load_model(uri).predict(images[:])
-    assert np.allclose(by_mlflow["probabilities"], ours, atol=1e-6)
-    session = onnxruntime.InferenceSession(next(Path(mlflow.artifacts.download_artifacts(uri)).glob("*.onnx")))
+    session = onnxruntime.InferenceSession(next(Path(mlflow.artifacts.download_artifacts(uri)).rglob("*.onnx")))
     assert np.allclose(session.run(["probabilities"], {"image": images[:]})[0], ours, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""`register`, `promote` and `track`: what MLflow is told by hand; `registry`: what its registry knows, and changing it."""
+"""`register`, `promote` and `track`: what MLflow is told by hand; `registry`: what it knows, and changing that."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def _needed(reason: str) -> None:
 
 def _say(name: str, outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        return print(json.dumps(outcome._asdict(), indent=2, ensure_ascii=False))
+        print(json.dumps(outcome._asdict(), indent=2, ensure_ascii=False))
+        return
     checks = outcome.content.get("verdict", {}).get("checks", [])
     if checks:
         rows = [(check["name"], "passed" if check["passed"] else "FAILED", check["says"]) for check in checks]
@@ -109,7 +110,8 @@ def show(version: Version, as_json: AsJson = False) -> None:
 
     found = views.show(load().registry.name, version)
     if as_json:
-        return print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
     facts = {key: found[key] for key in ("name", "version", "aliases", "source", "run_id")} | found["tags"]
     print(table([(key, _short(value)) for key, value in facts.items()]))
     for entry in found["history"]:

@@ -137,8 +137,8 @@ def append(
 ) -> bool:
     """Write an entry behind those of `history`; whether it counts, or another writer came first.
 
-    `verb`: promote, refuse, undecided, reject, rollback, found (the history begins with a champion), moved (an alias, by
-    hand) or lost (the champion was deleted). `version`: which one it is about. `to`: the champion after it.
+    `verb`: promote, refuse, undecided, reject, rollback, found (a champion that the history did not know), moved (an
+    alias, by hand) or lost (the champion was deleted). `version`: which one it is about. `to`: the champion after it.
     """
     who, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC).isoformat(timespec="seconds")
     content = {

@@ -86,7 +86,7 @@ def register(params: Params) -> Registered:
     is registered once. Raises UserError for a model of other classes or other images than the champion's."""
     rows = read_json(layout.BENCHMARK)["variants"]
     for row in rows:
-        checkpoint = layout.checkpoint(params.maker(row["model"]), row["model"])
+        checkpoint = layout.checkpoint(params.weights_stage(row["model"]), row["model"])
         if sha256(checkpoint) != row["checkpoint"]:
             raise UserError(f"{layout.BENCHMARK} is not of the present {checkpoint}: run `dvc repro` first")
     client, name = connect(), params.registry.name

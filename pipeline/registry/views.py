@@ -1,4 +1,4 @@
-"""What people ask the registry: its versions, what differs between two of them, its history, and whether all is sound."""
+"""What people ask the registry: its versions, how two of them differ, its history, and whether all is sound."""
 
 import tempfile
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from pipeline.registry.versions import CARD, CHAMPION, aliases_of, fetch, versio
 from pipeline.tracking.server import connect, explained
 
 Row = dict[str, Any]
+RESULTS = ("model", "variant", "val_accuracy", "accuracy", "size_mb", "latency_ms")
 
 
 @explained()
@@ -32,7 +33,7 @@ def versions(name: str) -> list[Row]:
             "withdrawn": str(withdrawn) if withdrawn else "",
             "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
             "data": tags.get("lineage.data.sha256", ""),
-            **{key: tags.get(key, "") for key in ("model", "variant", "val_accuracy", "accuracy", "size_mb", "latency_ms")},
+            **{key: tags.get(key, "") for key in RESULTS},
         })  # fmt: skip
     return rows
 
