@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 import re
 from importlib.metadata import version
 from io import BytesIO
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Map
 from PIL import Image
 
 from pipeline.artifacts import sha256
+from pipeline.inference.predictor import Predictor
 
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pillow-heif", "simplejpeg")  # of inference/pyfunc.py
 
 
-def log_args(model: Path, scratch: Path) -> dict[str, Any]:
-    """Arguments of mlflow.pyfunc for an ONNX file of ours. `scratch`: an empty folder that stays until it is stored."""
+def log_args(model: Path, scratch: Path, *more: Path) -> dict[str, Any]:
+    """Arguments of mlflow.pyfunc for an ONNX file of ours, with `more` files beside it. `scratch`: an empty folder that
+    stays until it is stored."""
     (data := scratch / "model").mkdir()
-    (data / model.name).symlink_to(model.resolve())  # MLflow copies what it points to
+    for file in (model, *more):
+        (data / file.name).symlink_to(file.resolve())  # MLflow copies what it points to
     (data / "SHA256SUMS").write_text(f"{sha256(model)}  {model.name}\n", encoding="utf-8")
     root = Path(__file__).parents[2]
     finder = ModuleFinder([str(root)])  # follows imports of ours, as no other module is found there
@@ -34,7 +41,15 @@ def log_args(model: Path, scratch: Path) -> dict[str, Any]:
         copy.write_bytes(re.sub(rb"^(\s*(?:from|import)) pipeline\b", rb"\1 " + package.encode(), text, flags=re.M))
     example = BytesIO()
     Image.new("RGB", (8, 8)).save(example, "PNG")
+    card = Predictor(model).card
+    record = {"class": DataType.string, "confidence": DataType.double, "error": DataType.string}
+    outputs = [ColSpec(Map(DataType.double), "probabilities"), *(ColSpec(kind, key) for key, kind in record.items())]
+    # It warns that an environment made by uv has no pip
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     return {
+        "metadata": {"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
+        # Without inputs: MLflow has no type for what may be bytes, text or an array
+        "signature": ModelSignature(outputs=Schema([*outputs])),
         "loader_module": f"{package}.inference.pyfunc", "code_paths": [str(scratch / package)], "data_path": str(data),
         "input_example": pd.DataFrame({"image": [base64.b64encode(example.getvalue()).decode()]}),
         "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],  # inferring them would take seconds

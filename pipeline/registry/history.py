@@ -21,6 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
@@ -103,7 +104,8 @@ class History:
 
 
 def read(client: MlflowClient, name: str) -> History:
-    found, token = [], None
+    found: list[ModelVersion] = []
+    token: str | None = None
     while token != "":  # MLflow's pages
         page = client.search_model_versions(f"name = '{name}.history'", max_results=1000, page_token=token)
         found, token = [*found, *page], page.token or ""

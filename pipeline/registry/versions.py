@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -14,12 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline import layout
-from pipeline.artifacts import ModelCard, read_json, read_table, sha256
+from pipeline.artifacts import ModelCard, read_dataset, read_json, read_table, sha256
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
 from pipeline.evaluation.selection import best_by_validation
+from pipeline.inference.packaging import log_args
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.pyfunc import log_args
 from pipeline.preprocessing import Preprocessing
 from pipeline.registry import history as log
 from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage
@@ -28,6 +29,7 @@ from pipeline.tracking.sync import sync
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 SHA256, CARD = "sha256", "card"  # tags of a version: of its ONNX file, and the file's model card
+GOLDEN = 16  # images that are kept with a version
 # Without these nobody finds the way back from a version to what made it
 LINEAGE = ("lineage.git.commit", "lineage.data.sha256", "lineage.splits.sha256", "lineage.environment.sha256")
 
@@ -111,14 +113,27 @@ def register(params: Params) -> Registered:
 def _new_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
     """With all its tags in one step: a kill before it leaves nothing that looks like a version. What the gate needs
     later is kept in the version itself, as runs get deleted."""
-    info = Model.log(None, name="model", run_id=run_id, **log_args(path, {"splits": layout.SPLITS}))
+    with tempfile.TemporaryDirectory() as folder:
+        golden = _golden(path, Path(folder) / "golden.npz")
+        (scratch := Path(folder) / "scratch").mkdir()
+        # Not mlflow.pyfunc.log_model, which would open the run again and so move its end
+        made = log_args(path, scratch, layout.SPLITS, golden)
+        info = Model.log(None, mlflow.pyfunc, name="model", run_id=run_id, **made)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
     tags |= {SHA256: sha256(path), CARD: Predictor(path).card.to_json(), **data_lineage()}
     tags |= {key: value for key, value in client.get_run(run_id).data.tags.items() if key.startswith("lineage.")}
     log.create_model(client, name)
-    made = client.create_model_version(name, f"models:/{info.model_id}", run_id, tags, model_id=info.model_id)
-    return str(made.version)
+    version = client.create_model_version(name, f"models:/{info.model_id}", run_id, tags, model_id=info.model_id)
+    return str(version.version)
+
+
+def _golden(model: Path, file: Path) -> Path:
+    """Some validation images and what the model makes of them, for whoever loads it: does it still say the same?"""
+    images, _ = read_dataset().of("val")
+    some = images[:GOLDEN]
+    np.savez(file, images_NHWC=some, probabilities=Predictor(model).probabilities(some))
+    return file
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
