@@ -95,7 +95,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
             metadata={"class_names": list(card.class_names), "preprocessing": card.preprocessing.record()},
             # Without inputs: MLflow has no type for what may be bytes, text or an array
             signature=ModelSignature(outputs=Schema([*outputs])),
-            **log_args(path, Path(scratch)),
+            **log_args(path, Path(scratch), layout.SPLITS),
         )  # fmt: skip
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}

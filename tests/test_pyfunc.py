@@ -113,6 +113,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(uri: str, photos: list[Path
 def test_the_stored_onnx_file_is_ours_and_damage_is_said(uri: str) -> None:
     (stored,) = Path(mlflow.artifacts.download_artifacts(uri)).rglob("*.onnx*")
     assert sha256(stored) == sha256(layout.onnx("fp32", MODEL))
+    assert sha256(stored.with_name("splits.parquet")) == sha256(layout.SPLITS)
     stored.write_bytes(stored.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"fp32\.onnx is damaged"):
         mlflow.pyfunc.load_model(uri)
