@@ -20,12 +20,12 @@ import pytest
 import requests
 from PIL import Image
 
-from pipeline import layout, registry
+from pipeline import layout
 from pipeline.artifacts import Dataset, ModelCard, sha256
 from pipeline.config import Params
 from pipeline.image_files import load, read
 from pipeline.preprocessing import Preprocessing
-from pipeline.registry import register
+from pipeline.registry import versions
 from tests.results import MODEL, leave_results
 
 Records = list[dict[str, Any]]
@@ -38,7 +38,7 @@ def uri(tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
     """Of a registered model."""
     assert card.preprocessing == PREPROCESSING
     leave_results(card, dataset)
-    register(params)
+    versions.register(params)
     return f"models:/{params.registry.name}@challenger"
 
 
@@ -58,7 +58,7 @@ def photos(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def ours(uri: str, photos: list[Path]) -> pd.DataFrame:
     """Probabilities of the photos by our own predictor, with a column a class; no two rows are alike."""
-    predictor = registry.load(uri[8:].partition("@")[0], "challenger")
+    predictor = versions.load(uri[8:].partition("@")[0], "challenger")
     rows = predictor.probabilities(np.stack([load(path, predictor.card.preprocessing) for path in photos]))
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
     return pd.DataFrame(rows, columns=[*predictor.card.class_names])
@@ -113,6 +113,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(uri: str, photos: list[Path
 def test_the_stored_onnx_file_is_ours_and_damage_is_said(uri: str) -> None:
     (stored,) = Path(mlflow.artifacts.download_artifacts(uri)).rglob("*.onnx*")
     assert sha256(stored) == sha256(layout.onnx("fp32", MODEL))
+    assert sha256(stored.with_name("splits.parquet")) == sha256(layout.SPLITS)
     stored.write_bytes(stored.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"fp32\.onnx is damaged"):
         mlflow.pyfunc.load_model(uri)

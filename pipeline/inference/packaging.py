@@ -22,11 +22,11 @@ from pipeline.inference.predictor import Predictor
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pillow-heif", "simplejpeg")  # of inference/pyfunc.py
 
 
-def log_args(model: Path, scratch: Path, *more: Path) -> dict[str, Any]:
-    """Arguments of mlflow.pyfunc for an ONNX file of ours, with `more` files beside it. `scratch`: an empty folder that
-    stays until it is stored."""
+def log_args(model: Path, scratch: Path, *kept: Path) -> dict[str, Any]:
+    """Arguments of mlflow.pyfunc for an ONNX file of ours, and files to keep beside it. `scratch`: an empty folder that
+    must stay until MLflow has stored the model."""
     (data := scratch / "model").mkdir()
-    for file in (model, *more):
+    for file in (model, *kept):
         (data / file.name).symlink_to(file.resolve())  # MLflow copies what it points to
     (data / "SHA256SUMS").write_text(f"{sha256(model)}  {model.name}\n", encoding="utf-8")
     root = Path(__file__).parents[2]

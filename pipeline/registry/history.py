@@ -143,15 +143,9 @@ def append(
     alias, by hand) or lost (the champion was deleted). `version`: which one it is about. `to`: the champion after it.
     """
     who, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC).isoformat(timespec="seconds")
-    content = {
-        "verb": verb,
-        "version": version,
-        "from": history.champion,
-        "to": to,
-        "why": why,
-        "time": now,
-        "who": who,
-    }
+    content: dict[str, Any] = {
+        "verb": verb, "version": version, "from": history.champion, "to": to, "why": why, "time": now, "who": who,
+    }  # fmt: skip
     content |= {"before": history.head, "accepts_faults": bool(history.faults), "nonce": uuid4().hex, **more}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
