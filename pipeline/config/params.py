@@ -149,7 +149,7 @@ class Registry(Section):
     """Median at batch 1, on the machine of `benchmark` and again where it is promoted."""
     improve: Literal["accuracy", "latency", "size"] = "accuracy"
     """What a challenger must do better than the champion, with evidence."""
-    alpha: OpenShare = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Chance that a challenger that is no better is promoted, over all promotions on one test split."""
     margin: OpenShare = 0.01
     """Accuracy that the challenger may surely not lose, whatever it improves."""

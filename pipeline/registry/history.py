@@ -13,7 +13,8 @@ import json
 import random
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,8 +29,8 @@ from pipeline.errors import UserError
 
 TEXT, HASH, SETTLED, HEAD = "entry", "sha256", "settled", "history.head"
 SOURCE = "history://entry/none"  # versions need one
-TRIES = 20  # to append: a server may refuse one of many writers at once
-WITHDRAWN = ("reject", "rollback", "moved")  # what takes a version out of the race until a person forces it
+TRIES = 20  # of a write
+WITHDRAWN = ("reject", "rollback", "moved", "lost")  # what takes a version out of the race until a person forces it
 Content = Mapping[str, Any]
 
 
@@ -115,7 +116,7 @@ def read(client: MlflowClient, name: str) -> History:
     known = {""}
     for version in sorted(found, key=lambda each: int(each.version)):
         number, text, digest = int(version.version), version.tags.get(TEXT, ""), version.tags.get(HASH, "")
-        if hashlib.sha256(text.encode()).hexdigest() != digest:
+        if digest_of(text) != digest:
             faults.append(f"entry {number} is not as it was written")
             continue
         content = json.loads(text)
@@ -148,34 +149,42 @@ def append(
     }  # fmt: skip
     content |= {"before": history.head, "accepts_faults": bool(history.faults), "nonce": uuid4().hex, **more}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = digest_of(text)
     model, tags = f"{history.name}.history", {TEXT: text, HASH: digest}
     said = f"{verb} {version}: {why}"[:1000]
-    for attempt in range(TRIES):
-        try:
-            if not history.entries:
-                create_model(client, model, f"The history of {history.name}: see `python -m pipeline registry history`")
-            client.create_model_version(model, SOURCE, tags=tags, description=said, await_creation_for=0)
-            break
-        except MlflowException:
-            if attempt == TRIES - 1:
-                raise
-            time.sleep(random.uniform(0, 0.2))
+    if not history.entries:
+        create_model(client, model, f"The history of {history.name}: see `python -m pipeline registry history`")
+    write(lambda: client.create_model_version(model, SOURCE, tags=tags, description=said, await_creation_for=0))
     counts = any(entry.digest == digest for entry in read(client, history.name).entries)
     if counts:
-        client.set_registered_model_tag(history.name, HEAD, digest)
+        write(lambda: client.set_registered_model_tag(history.name, HEAD, digest))
     return counts
 
 
 def settled(client: MlflowClient, history: History) -> None:
     """Note that the aliases are as the last entry says."""
-    client.set_model_version_tag(f"{history.name}.history", str(history.entries[-1].number), SETTLED, "true")
+    number = str(history.entries[-1].number)
+    write(lambda: client.set_model_version_tag(f"{history.name}.history", number, SETTLED, "true"))
+
+
+def write(call: Callable[[], object]) -> None:
+    """Again, where the store refuses it because another process writes the same at the same time."""
+    for left in reversed(range(TRIES)):
+        try:
+            call()
+            return
+        except MlflowException as error:
+            if left == 0 or error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            time.sleep(random.uniform(0, 0.2))
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def create_model(client: MlflowClient, model: str, description: str | None = None) -> None:
     """Unless it is there."""
-    try:
-        client.create_registered_model(model, description=description)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    if not client.search_registered_models(f"name = '{model}'"):
+        with suppress(MlflowException):  # another process was quicker; else the next write says what is wrong
+            client.create_registered_model(model, description=description)

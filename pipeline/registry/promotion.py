@@ -91,9 +91,9 @@ def _adopt(client: MlflowClient, history: History, champion: str | None) -> None
 
 def _set(client: MlflowClient, name: str, alias: str, version: str | None) -> None:
     if version is None:
-        client.delete_registered_model_alias(name, alias)
+        log.write(lambda: client.delete_registered_model_alias(name, alias))
     else:
-        client.set_registered_model_alias(name, alias, version)
+        log.write(lambda: client.set_registered_model_alias(name, alias, version))
 
 
 @explained()
