@@ -37,13 +37,11 @@ def main(model: str, seeds: int) -> None:
         verdict = judge(challenger, champion, labels, group, dataset.class_names, config.registry, earlier)
         return verdict.outcome == "promoted"
 
-    accuracies = [(each.probabilities.argmax(axis=1) == labels).mean() for each in scored]
-    print(
-        f"{model}, {seeds} seeds, {len(labels)} test images: accuracy {np.mean(accuracies):.4f} +- {np.std(accuracies):.4f}"
-    )
+    right = [float((each.probabilities.argmax(axis=1) == labels).mean()) for each in scored]
+    spread = f"{np.mean(right):.4f}, standard deviation {np.std(right):.4f}"
+    print(f"{model}, {seeds} seeds, {len(labels)} test images: {spread}")
     pairs = [promoted(a, b, 0) for a in scored for b in scored if a is not b]
     print(f"ordered pairs: {sum(pairs)} of {len(pairs)} promoted as a first comparison")
-    right = [(each.probabilities.argmax(axis=1) == labels).mean() for each in scored]
     print(f"by accuracy alone: {sum(a > b for a in right for b in right)} of {len(pairs)}")
     for order in (scored, scored[::-1]):
         champion, replaced = order[0], 0
