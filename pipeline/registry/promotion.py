@@ -22,19 +22,9 @@ from pipeline.inference.predictor import Predictor
 from pipeline.inference.timing import timed
 from pipeline.preprocessing import Preprocessing
 from pipeline.registry import history as log
+from pipeline.registry import versions
 from pipeline.registry.history import History
-from pipeline.registry.versions import (
-    CHALLENGER,
-    CHAMPION,
-    PREVIOUS,
-    SHA256,
-    Loaded,
-    aliases_of,
-    expect_same_task,
-    fetch,
-    lineage_problems,
-    version_of,
-)  # fmt: skip
+from pipeline.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, SHA256, Loaded, aliases_of, fetch
 from pipeline.tracking.server import connect, explained
 
 ROUNDS = 100  # calls of each model, in turns, by which latencies are compared
@@ -107,7 +97,7 @@ def promote(
         challenger = version or aliases_of(client, name).get(CHALLENGER)
         if challenger is None:
             raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
-        challenger = str(version_of(client, name, challenger).version)
+        challenger = str(versions.version_of(client, name, challenger).version)
         if challenger == history.champion:
             return Outcome("unchanged", challenger, f"version {challenger} is champion already", {})
         if force:
@@ -168,7 +158,9 @@ def _judged(
         )
         alone = [Predictor(each.file, params.benchmark.threads) for each in loaded]
         candidates = [
-            Candidate(each.version, model.probabilities(images), each.size_mb, latency, lineage_problems(each.tags))
+            Candidate(
+                each.version, model.probabilities(images), each.size_mb, latency, versions.lineage_problems(each.tags)
+            )
             for each, model, latency in zip(loaded, scored, timed(alone, {1: images[:1]}, ROUNDS).values(), strict=True)
         ]
     counted = sum(entry.content["from"] is not None and entry.content["verb"] != "undecided" for entry in earlier)
@@ -189,7 +181,7 @@ def _compared(
     UserError where versions are of other data, or no image is left."""
     rows, splits = dataset.rows("test"), dataset.splits
     for each, model in zip(loaded, scored, strict=True):
-        expect_same_task(name, each.version, model.card, dataset.class_names, preprocessing)
+        versions.expect_same_task(name, each.version, model.card, dataset.class_names, preprocessing)
         # Other splits than today's: a test image of now, or one that is like it, may have taught this version
         taught = splits[splits["sha256"].isin(each.taught)]
         left_out = taught["split"] == LEFT_OUT  # which have no group with test images any more
@@ -207,7 +199,7 @@ def reject(params: Params, version: str, why: str) -> Outcome:
     client, name = connect(), params.registry.name
 
     def step(history: History) -> Outcome | None:
-        version_of(client, name, version)
+        versions.version_of(client, name, version)
         if version == history.champion:
             raise UserError(f"version {version} is the champion: `python -m pipeline registry rollback` takes it back")
         return _write(client, history, "reject", version, history.champion, why)
