@@ -23,7 +23,7 @@ from pipeline.evaluation.selection import best_by_validation
 from pipeline.evaluation.statistics import paired_test
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
-from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage, lineage
+from pipeline.tracking.runs import CHECKPOINT_TAG, recorded_lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync
 
@@ -104,7 +104,7 @@ def _log_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
     version = str(info.registered_model_version)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
-    for key, value in (tags | {"sha256": sha256(path)} | lineage() | data_lineage()).items():
+    for key, value in (tags | {"sha256": sha256(path)} | recorded_lineage(client, run_id)).items():
         client.set_model_version_tag(name, version, key, value)
     return version
 
