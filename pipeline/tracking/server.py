@@ -1,10 +1,12 @@
 """The tracking server: where it is, and what happens when it is away."""
 
 import os
+import re
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +28,11 @@ ANSWER_SECONDS = 5.0  # within which a server must answer
 AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
 AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
 LOCAL = "127.0.0.1,localhost,::1"
+# Where MLflow's database names folders, all by their absolute paths
+PLACES = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
 
 
 @contextmanager
@@ -33,7 +40,7 @@ def explained() -> Iterator[None]:
     """What goes wrong between us and MLflow becomes a UserError; trouble with our own files stays as it is."""
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         if isinstance(error, OSError) and error.filename:
             raise
         reason = " ".join(masked(str(error)).split())[:200]
@@ -69,7 +76,7 @@ def connect() -> MlflowClient:
 
 def _address() -> str:
     """Where MLflow is, with the environment set for MLflow to find it."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _embedded(Path("mlflow.db").resolve())
     parts = urlsplit(uri)
     # MLflow prints the address in errors and logs; it takes name and password from variables as well, but not one alone
     if parts.scheme in ("http", "https") and parts.username and parts.password:
@@ -84,6 +91,15 @@ def _address() -> str:
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if direct != "*" and LOCAL not in direct:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},{LOCAL}".lstrip(",")
+    return uri
+
+
+def _embedded(file: Path) -> str:
+    """Raises UserError for a path that SQLite's addresses cannot hold: the store would come to lie elsewhere."""
+    uri = f"sqlite:///{file}"
+    if make_url(uri).database != str(file) or re.search(r"[\ud800-\udfff]", str(file)):
+        what, fix = f"`?`, `%` or bytes that are no text in its path ({str(file)!r:.200})", "rename the folder"
+        raise UserError(f"MLflow cannot take a folder with {what}: {fix}, or set MLFLOW_TRACKING_URI to a server")
     return uri
 
 
@@ -118,8 +134,30 @@ def _opened(path: Path, uri: str) -> MlflowClient:
         SqlAlchemyStore(f"sqlite:///{new}", "mlruns").engine.dispose()
         new.replace(path)  # SQLite has synced it
     try:
-        return MlflowClient(uri)
+        client = MlflowClient(uri)
+        if path.resolve().parent == Path.cwd():  # a store elsewhere may serve several projects
+            _bring_here(path)
+        return client
     except SQLAlchemyError as error:
         reason = " ".join(str(error).split())[:120]
         fix = "move it away, and `python -m pipeline track` writes the present results to a new one"
         raise UserError(f"{path} cannot be opened ({reason}): {fix}") from error
+
+
+def _bring_here(path: Path) -> None:
+    """In a project that was moved or copied, the database names the folder mlruns/ of the old place: whatever is sent
+    would be written there, and a moved model is not found. Other places than such a folder stay as they are."""
+    here = f"{Path.cwd()}/mlruns/"
+    ours = "substr({1}, 1, ?) = ?"
+    find = " union ".join(f"select {{1}} from {{0}} where not {ours}".format(*place) for place in PLACES)
+    with closing(sqlite3.connect(path, timeout=60)) as database:
+        others = {str(row[0]) for row in database.execute(find, [len(here), here] * len(PLACES))}
+        found = {match[1] for place in others if (match := re.fullmatch(r"((?:file://)?/.*/mlruns/)\d+(/.*)?", place))}
+        with database:
+            for old in found:
+                for table, column in PLACES:
+                    change = f"update {table} set {column} = ? || substr({column}, ?) where "
+                    database.execute(change + ours.format(table, column), [here, len(old) + 1, len(old), old])
+    for old in sorted(found):
+        said = f"this project was moved or copied: MLflow's files are now in {here}, no longer in {old}"
+        print(said, file=sys.stderr)
