@@ -26,8 +26,16 @@ from pipeline.errors import UserError, masked
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
 AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "AWS_MAX_ATTEMPTS": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}  # fmt: skip
 AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
 LOCAL = "127.0.0.1,localhost,::1"
+# What may go wrong on the way to MLflow. Artifacts may go straight to a store, whose client MLflow imports where it is
+# needed, and which has errors of its own
+AWRY = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
+STORES = {"boto3", "botocore", "s3transfer", "urllib3", "azure", "google", "paramiko"}
 # Where MLflow's database names folders, all by their absolute paths
 PLACES = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
@@ -40,20 +48,25 @@ def explained() -> Iterator[None]:
     """What goes wrong between us and MLflow becomes a UserError; trouble with our own files stays as it is."""
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        if isinstance(error, OSError) and error.filename:
+    except Exception as error:
+        of_store = STORES & {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not (isinstance(error, AWRY) or of_store) or (isinstance(error, OSError) and error.filename):
             raise
         reason = " ".join(masked(str(error)).split())[:200]
         raise UserError(f"MLflow at {masked(_address())} failed: {reason}") from error
 
 
 def attempt(what: str, send: Callable[[], object]) -> bool:
-    """Tracking never kills training: a failure to send is a warning, and `sync` sends it later. Whether it was sent."""
+    """Tracking never kills training: a failure to send is a warning, and `sync` sends it later. Whether it was sent.
+    One that took long is as good as no answer: the next stages do not wait again."""
+    started = time.monotonic()
     try:
         with explained():
             _expect_server()
             send()
     except (ValueError, OSError) as error:
+        if isinstance(error, UserError) and time.monotonic() - started > ANSWER_SECONDS:
+            _note_away()
         print(f"warning: {what} not sent: {error}; `python -m pipeline track` sends it later", file=sys.stderr)
         return False
     return True
@@ -84,9 +97,9 @@ def _address() -> str:
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
         uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    # The defaults retry for minutes; training must not wait for a server that is down
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # The defaults retry for minutes, or as long as the server says; training must not wait for one that is down
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     # Calls to this machine never go to a proxy
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if direct != "*" and LOCAL not in direct:
@@ -113,8 +126,13 @@ def _expect_server() -> None:
     try:
         _expect_answer(uri)
     except OSError:
-        write_whole(AWAY, masked(uri).encode())
+        _note_away()
         raise
+
+
+def _note_away() -> None:
+    with suppress(OSError):  # a full disk is no reason to stop a training either
+        write_whole(AWAY, masked(_address()).encode())
 
 
 def _expect_answer(uri: str) -> None:

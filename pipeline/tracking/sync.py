@@ -67,15 +67,20 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str, l
         noted = {}
     trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
     run = known or trained or runs.create_run(client, params, model, noted or _unknown(params, model, checkpoint, lock))
+    run_id = run.info.run_id
     if known is None:
-        runs.set_tags(client, run.info.run_id, {**noted.get("tags", {}), runs.CHECKPOINT_TAG: checkpoint})
-        runs.send_kept(client, run, memo) if noted else None
+        runs.set_tags(client, run_id, {**noted.get("tags", {}), runs.CHECKPOINT_TAG: checkpoint})
+        if noted and trained is None:
+            noted["run_id"] = run_id
+            write_json(memo, noted)
+    if noted.get("run_id") == run_id:
+        runs.send_kept(client, run, memo)
     if run.info.status != "FINISHED":
-        client.set_terminated(run.info.run_id)
-    if trained is not None and trained.info.run_id != run.info.run_id:  # done again, it came to the same weights
+        client.set_terminated(run_id)
+    if trained is not None and trained.info.run_id != run_id:  # done again, it came to the same weights
         client.delete_run(trained.info.run_id)
     if noted.get("key"):  # the next training of this key is another one; the rest serves another server
-        write_json(memo, noted | {"key": "", "run_id": run.info.run_id})
+        write_json(memo, noted | {"key": "", "run_id": run_id})
     return run
 
 
