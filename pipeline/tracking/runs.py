@@ -2,7 +2,9 @@
 
 import getpass
 import hashlib
+import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Container, Mapping, Sequence, Set
@@ -11,7 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from pipeline import layout
 from pipeline.artifacts import read_json, sha256, write_json, write_whole
@@ -31,6 +33,14 @@ UNKNOWN = {
 EPOCH_METRICS = (
     "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
 )  # fmt: skip
+
+
+def metric_name(name: str, seed: str = "") -> str:
+    """With its section of MLflow's charts, `val/accuracy`, and if it is of one of several seeds, `val/accuracy.seed_3`.
+    MLflow sorts sections and charts by name: `test` and `train`, which begin with accuracies, come first."""
+    named = re.sub("^(best_)?(train|val)_", r"\2/\1", name)
+    named = named if "/" in named else f"train/{named}"
+    return f"{named}.{seed.rstrip('.')}" if seed else named
 
 
 def find_run(client: MlflowClient, params: Params, where: str) -> Run | None:
@@ -146,6 +156,16 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
 
 
+def send_data(client: MlflowClient, params: Params, run_id: str, hashes: Mapping[str, str]) -> None:
+    """The splits, as they are needed to compare models later, and what MLflow shows as the run's dataset."""
+    client.log_artifact(run_id, str(layout.SPLITS), "data")
+    if digest := hashes.get("lineage.data.sha256"):
+        source = json.dumps({"uri": f"{params.ingest.source}: {params.ingest.root}"})
+        dataset = Dataset(params.experiment, digest[:32], "local", source)  # MLflow takes no more than 36 characters
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    set_tags(client, run_id, hashes)
+
+
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """In one request."""
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -158,18 +178,18 @@ def send_kept(client: MlflowClient, run: Run, memo: Path) -> None:
 
 
 def sent_epochs(client: MlflowClient, run_id: str, prefix: str) -> set[int]:
-    return {metric.step for metric in client.get_metric_history(run_id, f"{prefix}val_accuracy")}
+    return {metric.step for metric in client.get_metric_history(run_id, metric_name("val_accuracy", prefix))}
 
 
 def send_epochs(
     client: MlflowClient, run_id: str, prefix: str, rows: Sequence[Mapping[Any, float]], sent: Set[int]
 ) -> None:
-    """Those that are not `sent` yet: a killed training may do one again. `prefix`: of the metrics' names."""
+    """Those that are not `sent` yet: a killed training may do one again. `prefix`: `seed_3.`, of one of several."""
     missing = [row for row in rows if row["epoch"] not in sent]
     now = int(time.time() * 1000)
     for i in range(0, len(missing), 50):  # a request may hold 1,000 metrics
         metrics = [
-            Metric(prefix + name, float(value), now, int(row["epoch"]))
+            Metric(metric_name(name, prefix), float(value), now, int(row["epoch"]))
             for row in missing[i : i + 50]
             for name, value in row.items()
             if name != "epoch"

@@ -16,8 +16,6 @@ from pipeline.tracking.lineage import LOCK, locked, unchanged
 from pipeline.tracking.server import attempt, connect, explained
 
 MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
-# A run's metrics are read side by side: the headline ones get short names
-PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
 
 
 def sync_or_warn(params: Params, model: str) -> None:
@@ -43,17 +41,17 @@ def sync(client: MlflowClient, params: Params, model: str) -> str:
     digest = data.get("lineage.splits.sha256", "")
     trained_on = read_json(layout.lineage(maker, model))["splits"]  # the splits that are there may be new since
     if digest == trained_on and run.data.tags.get("lineage.splits.sha256") != digest:
-        client.log_artifact(run_id, str(layout.SPLITS), "data")
-        runs.set_tags(client, run_id, data)
+        runs.send_data(client, params, run_id, data)
     for stage in MODEL_STAGES:
         lineage, folder = layout.lineage(stage, model), layout.folder(stage, model)
         if lineage.exists() and read_json(lineage)["checkpoint"] == checkpoint:
-            values = _numbers(read_json(layout.metrics(stage, model)), PREFIX.get(stage, f"{stage}."))
+            values = {_named(stage, key): n for key, n in _numbers(read_json(layout.metrics(stage, model))).items()}
             runs.send_once(client, run, stage, runs.digest_of(folder), values, folder)
     if layout.BENCHMARK.exists():
         rows = read_json(layout.BENCHMARK)["variants"]
-        timings = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
-        runs.send_once(client, run, "benchmark", sha256(layout.BENCHMARK), _numbers(timings, "benchmark."))
+        timed = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
+        timed = {_named("benchmark", key): number for key, number in _numbers(timed).items()}
+        runs.send_once(client, run, "benchmark", sha256(layout.BENCHMARK), timed)
     return run_id
 
 
@@ -105,7 +103,14 @@ def _send_history(client: MlflowClient, run_id: str, model: str) -> None:
         runs.send_epochs(client, run_id, prefix, epochs, runs.sent_epochs(client, run_id, prefix))
 
 
-def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def _named(stage: str, key: str) -> str:
+    """The name of a metric: those of the test split in `test`, and of all that is made of a network in `variants`."""
+    if stage in ("train", "ensemble"):
+        return runs.metric_name(key)
+    return f"test/{key}" if stage == "evaluate" else f"variants/{stage}.{key}"
+
+
+def _numbers(content: Mapping[str, Any]) -> dict[str, float]:
     """All numbers of nested metrics, by their dotted path."""
     (flat,) = pd.json_normalize(dict(content)).to_dict("records")
-    return {f"{prefix}{key}": float(value) for key, value in flat.items() if isinstance(value, int | float)}
+    return {str(key): float(value) for key, value in flat.items() if isinstance(value, int | float)}
