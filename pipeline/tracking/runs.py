@@ -30,8 +30,9 @@ UNKNOWN = {
         "instructions", "threads", "seeds", "device",
     )
 }  # fmt: skip
+# MLflow's page that compares runs opens on the metric that was sent first
 EPOCH_METRICS = (
-    "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "gradient_norm_max",
+    "val_accuracy", "val_loss", "train_accuracy", "train_loss", "learning_rate", "gradient_norm", "gradient_norm_max",
 )  # fmt: skip
 
 
