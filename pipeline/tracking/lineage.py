@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +18,6 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.artifacts import write_whole
 from pipeline.config import PARAMS
-from pipeline.stages.benchmark import hardware
 
 LOCK = Path("dvc.lock")
 DIFF = "uncommitted.diff"
@@ -60,9 +60,16 @@ def machine() -> dict[str, str]:
 
     packages = {name: version(name) for name in ("torch", "numpy", "onnxruntime")}
     return packages | {
-        "python": platform.python_version(), "processor": hardware(),
+        "python": platform.python_version(), "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads()),
     }  # fmt: skip
+
+
+def _processor() -> str:
+    """Its name and the number of its cores. Not benchmark's `hardware`, whose imports would take each stage 0.4 s."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
 
 
 def device_name(device: str) -> str:

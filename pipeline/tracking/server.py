@@ -15,7 +15,6 @@ import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from requests.exceptions import RequestException, SSLError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -146,6 +145,8 @@ def _expect_answer(uri: str) -> None:
 def _opened(path: Path, uri: str) -> MlflowClient:
     """A client of the store in a file. A new one is made beside, so that a kill leaves none or a whole one."""
     if not path.exists() or not path.stat().st_size:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # takes 0.6 s, which a server does not need
+
         new = path.with_name(f"{path.name}.new")
         for left in (new, path.with_name(f"{new.name}-journal")):
             left.unlink(missing_ok=True)
