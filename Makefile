@@ -47,9 +47,10 @@ check: $(READY) ## lint, formatting, types, import contracts
 	lint-imports
 
 # Whatever ends one (Ctrl-C, a port that is taken) ends the other. Our own `connect` makes the store, because a kill
-# while MLflow makes it leaves one that never opens again. The address of the API is for Prefect's page.
+# while MLflow makes it leaves one that never opens again, and sees whether the project was moved. The address of the
+# API is for Prefect's page.
 ui: $(READY) ## MLflow at 127.0.0.1:5000 and Prefect at 127.0.0.1:4200, until Ctrl-C
-	@test -n "$$MLFLOW_TRACKING_URI" -o -s mlflow.db || python -c 'from pipeline.tracking import connect; connect()'
+	@test -n "$$MLFLOW_TRACKING_URI" || python -c 'from pipeline.tracking.server import connect; connect()'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 & mlflow=$$!; \
 	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \

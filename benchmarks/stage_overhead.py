@@ -29,7 +29,7 @@ def bare(root: Path) -> float:
     """Seconds of the epochs of the newest run."""
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     found = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1)[0]
-    return float(sum(metric.value for metric in client.get_metric_history(found.info.run_id, "epoch_seconds")))
+    return float(sum(metric.value for metric in client.get_metric_history(found.info.run_id, "train/epoch_seconds")))
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def test_mlflow_has_all_files(project: Path) -> None:
     """A name in none of a run's metrics or paths can be refused by the server."""
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     run = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])[0]
-    assert "test_accuracy" in run.data.metrics
+    assert "test/accuracy" in run.data.metrics
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "evaluate")}
     assert {"evaluate/per_class.csv", "evaluate/predictions.parquet", "evaluate/confusion.png"} <= artifacts
 

@@ -92,7 +92,7 @@ def test_runs_are_in_mlflow_once(project: Project) -> None:
     runs = client.search_runs([client.get_experiment_by_name("images").experiment_id])
     assert sorted(run.info.run_name or "" for run in runs) == ["modern_cnn", "simple_cnn", "simple_cnn"]
     for run in runs:
-        assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
+        assert {"test/accuracy", "val/best_accuracy", "variants/benchmark.int8.latency_ms"} <= set(run.data.metrics)
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 12
         assert run.data.tags["lineage.data.sha256"]
 
@@ -141,7 +141,7 @@ def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
     client = mlflow_client(project)
     (run,) = client.search_runs([client.get_experiment_by_name("images").experiment_id], "tags.model = 'both'")
     assert run.data.params["members"] == "simple_cnn, modern_cnn"
-    assert {"test_accuracy", "best_val_accuracy", "benchmark.int8.latency_ms"} <= set(run.data.metrics)
+    assert {"test/accuracy", "val/best_accuracy", "variants/benchmark.int8.latency_ms"} <= set(run.data.metrics)
     assert f"both: run {run.info.run_id} is up to date" in project.run("python -m pipeline track")
     assert "as challenger" in project.run("python -m pipeline register")
 

@@ -17,6 +17,7 @@ from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_tab
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking.live import LiveRun, live_run
+from pipeline.tracking.runs import read_memo
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync, sync_or_warn
 from tests.conftest import PROJECT
@@ -42,7 +43,7 @@ def runs(params: Params) -> list[mlflow.entities.Run]:
     return list(connect().search_runs([mlflow.set_experiment(params.experiment).experiment_id]))
 
 
-def steps(run_id: str, metric: str = "val_accuracy") -> list[int]:
+def steps(run_id: str, metric: str = "val/accuracy") -> list[int]:
     return sorted(m.step for m in connect().get_metric_history(run_id, metric))
 
 
@@ -56,14 +57,14 @@ def test_a_run_is_live_and_then_found_by_its_checkpoint(params: Params) -> None:
     first, second = (sync(client, params, MODEL) for _ in range(2))
     assert first == second == training.run_id
     run = client.get_run(first)
-    assert steps(first) == steps(first, "images_per_second") == [1, 2, 3]
-    assert run.data.metrics["best_val_accuracy"] == 0.3
-    assert run.data.metrics["benchmark.fp32.latency_ms"] == 0.5
+    assert steps(first) == steps(first, "train/images_per_second") == [1, 2, 3]
+    assert run.data.metrics["val/best_accuracy"] == 0.3
+    assert run.data.metrics["variants/benchmark.fp32.latency_ms"] == 0.5
     assert run.data.params["learning_rate"] == str(params.recipe(MODEL).learning_rate)
     assert run.data.params["split.seed"] == "0"
     assert {"lineage.git.commit", "lineage.data.sha256", "lineage.splits.sha256"} <= set(run.data.tags)
     assert run.data.tags["device"] == "cpu"
-    assert run.info.status == "FINISHED" and not MEMO.exists()
+    assert run.info.status == "FINISHED" and not read_memo(MEMO)["key"]
     assert "export/fp32.onnx" in {item.path for item in client.list_artifacts(first, "export")}
 
 
@@ -75,8 +76,8 @@ def test_a_checkpoint_that_mlflow_does_not_know_is_backfilled(params: Params, da
     client = connect()
     run = sync(client, params, MODEL)
     before = client.get_run(run)
-    assert [m.value for m in client.get_metric_history(run, "val_accuracy")] == [0.1, 0.2, 0.3]
-    assert before.info.status == "FINISHED" and "test_accuracy" not in before.data.metrics
+    assert [m.value for m in client.get_metric_history(run, "val/accuracy")] == [0.1, 0.2, 0.3]
+    assert before.info.status == "FINISHED" and "test/accuracy" not in before.data.metrics
     write_table(layout.SPLITS, dataset.splits.assign(split="train"))
     assert sync(client, params, MODEL) == run
     assert client.get_run(run).data.tags == before.data.tags

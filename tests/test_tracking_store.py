@@ -16,7 +16,7 @@ import pytest
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking.runs import lineage
+from pipeline.tracking.runs import training_lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync_or_warn
 from tests.conftest import PROJECT
@@ -90,7 +90,7 @@ def test_the_commit_is_one_of_the_project(tmp_path: Path, monkeypatch: pytest.Mo
     git = ["git", "-C", str(project if own else tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
-    assert (lineage()["lineage.git.commit"] != "none") is own
+    assert (training_lineage()["lineage.git.commit"] != "none") is own
 
 
 class Recorder(BaseHTTPRequestHandler):

@@ -65,7 +65,7 @@ def runs(uri: str) -> dict[str, list[int]]:
     """The epochs of each run, under its status and its id."""
     client, found = mlflow.MlflowClient(uri), {}
     for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]):
-        history = client.get_metric_history(run.info.run_id, "val_accuracy")
+        history = client.get_metric_history(run.info.run_id, "val/accuracy")
         found[f"{run.info.status} {run.info.run_id}"] = sorted(metric.step for metric in history)
     return found
 

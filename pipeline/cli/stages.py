@@ -47,6 +47,10 @@ def run_stage(stage: str, name: str = "") -> None:
     if not facts:  # a process of a distributed training that is not the main one
         return
     print(f"{f'{stage} {name}'.strip()}: {', '.join(facts)} ({time.perf_counter() - start:.1f} s)", flush=True)
+    if stage == "ensemble":
+        from pipeline.tracking.runs import note_ensemble
+
+        note_ensemble(config, name)
     for model in [name] if name else config.names if stage == "benchmark" else []:
         from pipeline.tracking.sync import sync_or_warn
 

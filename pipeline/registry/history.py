@@ -7,7 +7,6 @@ written at the same time as another, and came second, names a hash that is not t
 and its writer looks again. What the entries say is true; the aliases follow (promotion.py: settle).
 """
 
-import getpass
 import hashlib
 import json
 import random
@@ -26,6 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
+from pipeline.tracking.runs import user_name
 
 TEXT, HASH, SETTLED, HEAD = "entry", "sha256", "settled", "history.head"
 SOURCE = "history://entry/none"  # versions need one
@@ -143,7 +143,7 @@ def append(
     `verb`: promote, refuse, undecided, reject, rollback, found (a champion that the history did not know), moved (an
     alias, by hand) or lost (the champion was deleted). `version`: which one it is about. `to`: the champion after it.
     """
-    who, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC).isoformat(timespec="seconds")
+    who, now = f"{user_name()}@{socket.gethostname()}", datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {
         "verb": verb, "version": version, "from": history.champion, "to": to, "why": why, "time": now, "who": who,
     }  # fmt: skip

@@ -157,11 +157,12 @@ def _judged(
             dataset.splits["group"].to_numpy()[rows],
         )
         alone = [Predictor(each.file, params.benchmark.threads) for each in loaded]
+        times = timed(alone, {1: images[:1]}, ROUNDS).values()
         candidates = [
             Candidate(
                 each.version, model.probabilities(images), each.size_mb, latency, versions.lineage_problems(each.tags)
             )
-            for each, model, latency in zip(loaded, scored, timed(alone, {1: images[:1]}, ROUNDS).values(), strict=True)
+            for each, model, latency in zip(loaded, scored, times, strict=True)
         ]
     counted = sum(entry.content["from"] is not None and entry.content["verb"] != "undecided" for entry in earlier)
     opponent = candidates[1] if champion else None

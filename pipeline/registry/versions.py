@@ -23,7 +23,7 @@ from pipeline.inference.packaging import log_args
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
 from pipeline.registry import history as log
-from pipeline.tracking.runs import CHECKPOINT_TAG, data_lineage
+from pipeline.tracking.runs import CHECKPOINT_TAG, recorded_lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync
 
@@ -121,8 +121,7 @@ def _new_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any
         info = Model.log(None, mlflow.pyfunc, name="model", run_id=run_id, **made)
     tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
-    tags |= {SHA256: sha256(path), CARD: Predictor(path).card.to_json(), **data_lineage()}
-    tags |= {key: value for key, value in client.get_run(run_id).data.tags.items() if key.startswith("lineage.")}
+    tags |= {SHA256: sha256(path), CARD: Predictor(path).card.to_json(), **recorded_lineage(client, run_id)}
     log.create_model(client, name)
     version = client.create_model_version(name, f"models:/{info.model_id}", run_id, tags, model_id=info.model_id)
     return str(version.version)

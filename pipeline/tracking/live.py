@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from pipeline.artifacts import sha256, write_json
+from pipeline.artifacts import write_json
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tracking.runs import EPOCH_METRICS, create_run, noted_run, read_memo, run_memo, send_epochs, sent_epochs
+from pipeline.tracking import runs
+from pipeline.tracking.lineage import device_name, machine
 from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
@@ -46,42 +47,45 @@ class LiveRun:
     def _send(self) -> None:
         if self.client is None:
             client = connect()
-            run = noted_run(client, self.params, self.memo, "key", self.key)
+            run = runs.noted_run(client, self.params, self.memo, "key", self.key)
             if run is None:
-                run = create_run(client, self.params, self.model)
-                write_json(self.memo, {"key": self.key, "run_id": run.info.run_id})
+                noted = runs.read_memo(self.memo)
+                run = runs.create_run(client, self.params, self.model, noted)
+                write_json(self.memo, noted | {"run_id": run.info.run_id})
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
             self.client, self.run_id = client, run.info.run_id
+            runs.send_kept(client, run, self.memo)
         for prefix, rows in self.unsent.items():
             if prefix not in self.sent:
-                self.sent[prefix] = sent_epochs(self.client, self.run_id, prefix)
-            send_epochs(self.client, self.run_id, prefix, rows, self.sent[prefix])
+                self.sent[prefix] = runs.sent_epochs(self.client, self.run_id, prefix)
+            runs.send_epochs(self.client, self.run_id, prefix, rows, self.sent[prefix])
             rows.clear()
 
     def epoch(self, row: Mapping[str, float], cost: Mapping[str, float], prefix: str = "") -> None:
         """`prefix` stands before the names of the metrics, for one of several seeds."""
-        values = {name: row[name] for name in ("epoch", *EPOCH_METRICS)} | dict(cost)
+        values = {name: row[name] for name in ("epoch", *runs.EPOCH_METRICS)} | dict(cost)
         self.unsent.setdefault(prefix, []).append(values)
         self.send("the epoch's metrics")
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
-        """`sync` finds the run by the memo, and gives it the tag of its checkpoint."""
-        if noted := read_memo(self.memo):
-            write_json(self.memo, noted | {"checkpoint": sha256(checkpoint)})
+        """`sync` finds the run by the memo, and gives it the tag of its checkpoint. `tags`: device, precision."""
+        tags = {**tags, "lineage.device": device_name(tags.get("device", "unknown"))}
+        tags = runs.note_end(self.memo, checkpoint, tags | {"lineage.threads": machine()["threads"]})
         if client := self.client:
-            attempt("the end of the run", lambda: [client.set_tag(self.run_id, *tag) for tag in tags.items()])
+            attempt("the end of the run", lambda: runs.set_tags(client, self.run_id, tags))
 
 
 @contextmanager
 def live_run(params: Params, model: str, key: str, is_main: bool = True) -> Iterator[LiveRun]:
     """A run that is open while the block runs, and marked FAILED or KILLED if it ends badly; a training of the same
     `key` goes on in it. Of a distributed training only the main process tells MLflow."""
-    live = LiveRun(params, model, run_memo(model), key, again=0.0 if is_main else math.inf)
+    live = LiveRun(params, model, runs.run_memo(model), key, again=0.0 if is_main else math.inf)
     if not is_main:
         yield live
         return
     with _only_one(live, patient=params.recipe(model).processes == 1):
+        runs.note_training(params, model, live.memo, key)
         live.send("the start of the run")
         monitor = _system_metrics(live.run_id) if live.client else None
         status = "FINISHED"

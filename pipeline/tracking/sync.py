@@ -1,24 +1,21 @@
 """Bringing a run up to date with what the stages left, each thing once."""
 
 import hashlib
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Run
 
 from pipeline import layout
-from pipeline.artifacts import read_json, read_table, sha256
+from pipeline.artifacts import read_json, read_table, sha256, write_json
 from pipeline.config import Params
 from pipeline.tracking import runs
+from pipeline.tracking.lineage import LOCK, locked, unchanged
 from pipeline.tracking.server import attempt, connect, explained
 
 MODEL_STAGES = ("train", "ensemble", "prune", "export", "quantize", "evaluate")
-# A run's metrics are read side by side: the headline ones get short names
-PREFIX = {"train": "", "ensemble": "", "evaluate": "test_"}
 
 
 def sync_or_warn(params: Params, model: str) -> None:
@@ -31,47 +28,70 @@ def sync(client: MlflowClient, params: Params, model: str) -> str:
     """Bring the run of the model's checkpoint up to date with the outputs that were made from it; the run's id."""
     maker = params.weights_stage(model)
     checkpoint = sha256(layout.checkpoint(maker, model))
-    run = _run_of(client, params, model, checkpoint)
+    lock = LOCK.read_bytes() if LOCK.exists() else b""
+    run = _run_of(client, params, model, checkpoint, lock)
     run_id = str(run.info.run_id)
     if model in params.models:  # an ensemble has no epochs
         _send_history(client, run_id, model)
+    digest = hashlib.sha256(lock).hexdigest()
+    if run.data.tags.get(runs.LOCK_TAG) != digest and _locked(lock, params, model):
+        client.log_text(run_id, lock.decode(), f"lineage/{LOCK}")
+        client.set_tag(run_id, runs.LOCK_TAG, digest)
     data = runs.data_lineage()
     digest = data.get("lineage.splits.sha256", "")
     trained_on = read_json(layout.lineage(maker, model))["splits"]  # the splits that are there may be new since
     if digest == trained_on and run.data.tags.get("lineage.splits.sha256") != digest:
-        client.log_artifact(run_id, str(layout.SPLITS), "data")
-        for key, value in data.items():
-            client.set_tag(run_id, key, value)
+        runs.send_data(client, params, run_id, data)
     for stage in MODEL_STAGES:
         lineage, folder = layout.lineage(stage, model), layout.folder(stage, model)
         if lineage.exists() and read_json(lineage)["checkpoint"] == checkpoint:
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
-            values = _numbers(read_json(layout.metrics(stage, model)), PREFIX.get(stage, f"{stage}."))
-            _send_once(client, run, stage, digest, values, folder)
+            values = {_named(stage, key): n for key, n in _numbers(read_json(layout.metrics(stage, model))).items()}
+            runs.send_once(client, run, stage, runs.digest_of(folder), values, folder)
     if layout.BENCHMARK.exists():
         rows = read_json(layout.BENCHMARK)["variants"]
-        timings = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
-        _send_once(client, run, "benchmark", sha256(layout.BENCHMARK), _numbers(timings, "benchmark."))
+        timed = {r["variant"]: r for r in rows if r["model"] == model and r["checkpoint"] == checkpoint}
+        timed = {_named("benchmark", key): number for key, number in _numbers(timed).items()}
+        runs.send_once(client, run, "benchmark", sha256(layout.BENCHMARK), timed)
     return run_id
 
 
-def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str) -> Run:
+def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str, lock: bytes) -> Run:
     """One run a checkpoint: the one that has it, or else that of the training that has just ended, or else a new one,
     where DVC restored the checkpoint from its cache."""
     known = runs.find_run(client, params, f"tags.`{runs.CHECKPOINT_TAG}` = '{checkpoint}' and tags.model = '{model}'")
     memo = runs.run_memo(model)
+    noted = runs.read_memo(memo)
+    if noted.get("checkpoint") != checkpoint:
+        noted = {}
     trained = runs.noted_run(client, params, memo, "checkpoint", checkpoint)
-    run = known or trained or runs.create_run(client, params, model)
+    run = known or trained or runs.create_run(client, params, model, noted or _unknown(params, model, checkpoint, lock))
+    run_id = run.info.run_id
     if known is None:
-        client.set_tag(run.info.run_id, runs.CHECKPOINT_TAG, checkpoint)
+        runs.set_tags(client, run_id, {**noted.get("tags", {}), runs.CHECKPOINT_TAG: checkpoint})
+        if noted and trained is None:
+            noted["run_id"] = run_id
+            write_json(memo, noted)
+    if noted.get("run_id") == run_id:
+        runs.send_kept(client, run, memo)
     if run.info.status != "FINISHED":
-        client.set_terminated(run.info.run_id)
-    if trained is not None:
-        if trained.info.run_id != run.info.run_id:  # it was done again, and came to the same weights
-            client.delete_run(trained.info.run_id)
-        memo.unlink()
+        client.set_terminated(run_id)
+    if trained is not None and trained.info.run_id != run_id:  # done again, it came to the same weights
+        client.delete_run(trained.info.run_id)
+    if noted.get("key"):  # the next training of this key is another one; the rest serves another server
+        write_json(memo, noted | {"key": "", "run_id": run_id})
     return run
+
+
+def _locked(lock: bytes, params: Params, model: str) -> dict[str, dict[str, Any]]:
+    maker = params.weights_stage(model)
+    return locked(lock, f"{maker}@{model}", layout.checkpoint(maker, model))
+
+
+def _unknown(params: Params, model: str, checkpoint: str, lock: bytes) -> dict[str, Any]:
+    """Of a training that was not noted here: the params that DVC's lock has for it, if they are the present ones."""
+    sections = unchanged(_locked(lock, params, model))
+    found = runs.run_params(params, model, sections) if sections else {}
+    return {"name": f"{model}-{checkpoint[:7]}", "tags": runs.UNKNOWN, "params": found}
 
 
 def _send_history(client: MlflowClient, run_id: str, model: str) -> None:
@@ -83,20 +103,14 @@ def _send_history(client: MlflowClient, run_id: str, model: str) -> None:
         runs.send_epochs(client, run_id, prefix, epochs, runs.sent_epochs(client, run_id, prefix))
 
 
-def _send_once(
-    client: MlflowClient, run: Run, what: str, digest: str, values: Mapping[str, float], folder: Path | None = None
-) -> None:
-    """Metrics, and the pictures, tables and models of a folder, unless the run's tag says that these are there."""
-    tag = f"recorded.{what}"
-    if run.data.tags.get(tag) != digest:
-        now = int(time.time() * 1000)
-        client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
-        if folder is not None:
-            client.log_artifacts(run.info.run_id, str(folder), what)
-        client.set_tag(run.info.run_id, tag, digest)
+def _named(stage: str, key: str) -> str:
+    """The name of a metric: those of the test split in `test`, and of all that is made of a network in `variants`."""
+    if stage in ("train", "ensemble"):
+        return runs.metric_name(key)
+    return f"test/{key}" if stage == "evaluate" else f"variants/{stage}.{key}"
 
 
-def _numbers(content: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def _numbers(content: Mapping[str, Any]) -> dict[str, float]:
     """All numbers of nested metrics, by their dotted path."""
     (flat,) = pd.json_normalize(dict(content)).to_dict("records")
-    return {f"{prefix}{key}": float(value) for key, value in flat.items() if isinstance(value, int | float)}
+    return {str(key): float(value) for key, value in flat.items() if isinstance(value, int | float)}
