@@ -22,10 +22,11 @@ from pipeline.errors import UserError
 from pipeline.registry import history, promotion, versions, views
 from pipeline.registry.promotion import Outcome, reject, rollback, settle
 from pipeline.registry.versions import choose, register
+from pipeline.tracking import runs
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync
 from tests.conftest import PROJECT
-from tests.results import MODEL, leave_results
+from tests.results import CHECKPOINT, MODEL, leave_results
 
 pytestmark = pytest.mark.usefixtures("tracking_folder")
 
@@ -54,6 +55,9 @@ def new(tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset
 
     def make(seed: int) -> str:
         leave_results(card, dataset, seed)
+        memo = runs.run_memo(MODEL)  # trained here and now
+        runs.note_training(params, MODEL, memo, f"{seed}")
+        runs.note_end(memo, CHECKPOINT, {})
         return register(params).version
 
     return make
@@ -100,6 +104,15 @@ def test_a_model_is_registered_once_and_the_first_one_is_judged_by_itself(
     assert promote(max_calibration_error=1.0).outcome == "promoted" and aliases(params)["champion"] == "1"
     assert promote().outcome == "unchanged"
     assert verbs(params) == ["refuse", "promote"]
+
+
+def test_a_model_whose_training_nobody_knows_is_refused(
+    params: Params, card: ModelCard, dataset: Dataset, promote: Promote
+) -> None:
+    """DVC restored it from its cache, and MLflow never heard of its training."""
+    leave_results(card, dataset)
+    register(params)
+    assert "git.commit" in promote(max_calibration_error=1.0).why
 
 
 def test_a_challenger_that_is_no_better_is_refused_and_not_tested_twice(
@@ -273,7 +286,8 @@ KILLED = """
     from mlflow import MlflowClient
     from pipeline.config import load
     from pipeline.registry import history, promotion
-    from pipeline.tracking.server import connect
+    from pipeline.tracking import runs
+from pipeline.tracking.server import connect
 
     left = [int(sys.argv[1])]
     def dying(method):

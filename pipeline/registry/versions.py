@@ -19,10 +19,10 @@ from pipeline.artifacts import ModelCard, read_dataset, read_json, read_table, s
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
 from pipeline.evaluation.selection import best_by_validation
-from pipeline.inference.packaging import log_args
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
 from pipeline.registry import history as log
+from pipeline.registry.packaging import log_args
 from pipeline.tracking.runs import CHECKPOINT_TAG, recorded_lineage
 from pipeline.tracking.server import connect, explained
 from pipeline.tracking.sync import sync
