@@ -65,7 +65,7 @@ bench: $(READY) ## run every measurement in benchmarks/
 		echo "== $$script"; PYTHONPATH=. python "$$script" $(ARGS) || exit 1; \
 	done
 
-lock: $(UV) ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: $(UV) ## write requirements.lock again from pyproject.toml (ARGS=--upgrade for newer versions)
 	$(UV) pip compile pyproject.toml --extra dev --universal --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --quiet $(ARGS) -o requirements.lock
 

@@ -9,13 +9,13 @@ they may do work twice. The deployment in `prefect.yaml` therefore runs one at a
 import os
 import warnings
 
+from pipeline.proxies import bypass_proxy
+
 if __name__ == "__main__":  # Prefect looks at these as soon as it is imported
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # `main` says it better
-    # Prefect's server for this run is on this machine: no proxy can reach it
-    if (direct := os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "") != "*":
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},127.0.0.1,localhost,::1".lstrip(",")
+    bypass_proxy()  # Prefect's server for this run is on this machine
 
 import logging
 import re
@@ -78,10 +78,7 @@ def run_training(root: Path, parallel: int, verbs: Mapping[str, Sequence[str]]) 
     seconds: dict[str, float] = defaultdict(float)
 
     # The name is the only parameter, because Prefect sends all of them to its server
-    @task(
-        task_run_name="{name}", retries=3, retry_delay_seconds=[2, 5, 10], cache_policy=NO_CACHE,
-        retry_condition_fn=lambda task, run, state: bool(state.name == "Transient"),
-    )  # fmt: skip
+    @task(task_run_name="{name}", cache_policy=NO_CACHE)
     def stage(name: str) -> State[None]:
         env = child_environment(1 if name in alone else parallel)
         while True:
@@ -123,8 +120,7 @@ def judge(name: str, finished: Finished) -> State[None]:
     if finished.code == 0:
         skipped = (f"Stage '{name}' didn't change, skipping", f"Stage '{name}' is cached - skipping run")
         return Completed(name="Cached" if any(line.startswith(skipped) for line in finished.lines) else None)
-    # Another try may help, says the command itself
-    return Failed(name="Transient" if command_code(finished) == os.EX_TEMPFAIL else None, message=last_error(finished))
+    return Failed(message=last_error(finished))
 
 
 def command_code(finished: Finished) -> int:

@@ -32,6 +32,7 @@ VERBS: list[Callable[..., None]] = [
 ]  # fmt: skip
 for verb in VERBS:
     app.command(rich_help_panel="For people")(verb)
+app.add_typer(registry.app, name="registry", rich_help_panel="For people")
 for stage in files_of("stages"):
     app.command(stage, help="See dvc.yaml.", rich_help_panel="Stages (called by dvc.yaml)")(stages.command(stage))
 
@@ -45,8 +46,6 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may hold what a terminal lacks
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Interrupted as stopped:
         print(f"{stopped}: `dvc repro` goes on from there", file=sys.stderr)
         sys.exit(stopped.exit_code)

@@ -59,7 +59,7 @@ def _unpacked(tile: Any, name: str) -> Any:  # by another of Pillow's unpackers
 
 def eight_bits(values: np.ndarray, image: Image.Image, known: Mapping[str, int]) -> tuple[Image.Image, Peak | None]:
     """An image of 0-255, and the peak of `Decoded`; `known` is the `white` of `Preprocessing`.
-    Raises UnreadableImage where nobody can say what is white."""
+    Raises UnreadableImage where the white level is unknown."""
     kind, tags = values.dtype.name, getattr(image, "tag_v2", {})
     low, high, reached = float(values.min()), float(values.max()), _reached(values)
     if not (low >= 0 and high <= WIDEST):  # nor is a value that is no number
@@ -69,7 +69,7 @@ def eight_bits(values: np.ndarray, image: Image.Image, known: Mapping[str, int])
         declared = WIDEST  # Pillow brings its maxval to that
     white = declared or known.get(kind, USUAL.get(kind))
     if white is None:
-        raise UnreadableImage("nobody can say which of its 32-bit values is white: convert it to 8 bits")
+        raise UnreadableImage("the white level of its 32-bit values is unknown: convert it to 8 bits")
     if reached > OVERSHOOT * _most(white):
         raise UnreadableImage(f"its values reach {reached:g}, where white is {white:,}: bring them to that scale")
     scaled = (values * np.float32(255 / white)).round().clip(0, 255)

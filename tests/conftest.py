@@ -1,6 +1,7 @@
 """Small real images for everyone: scikit-learn's digits, written as a folder per class."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,11 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tracking_folder(working_folder: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an MLflow store of its own."""
+    """A working folder with an MLflow store of its own, and with code and packages that have a hash."""
     shutil.copy(fresh_store, working_folder / "mlflow.db")
+    (working_folder / "requirements.lock").write_text("# nothing\n")
+    subprocess.run(
+        "git init -q && git add . && git -c user.name=t -c user.email=t@t commit -qm first", shell=True, check=True
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{working_folder / 'mlflow.db'}")
     return working_folder

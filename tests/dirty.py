@@ -70,7 +70,7 @@ def dirty_folder(root: Path) -> Path:
     photo(9009).save(root / "train" / "lonely" / "only one.jpg")
     photo(9011, side=3024).save(cat / "huge.jpg", quality=60)
     shutil.copy(cat / "001.jpg", root / "test" / "cat" / "leaked.jpg")
-    photo(2).save(root / "test" / "cat" / "leaked, other quality.jpg", quality=75)  # train/cat/002.jpg, saved anew
+    photo(2).save(root / "test" / "cat" / "leaked, other quality.jpg", quality=75)  # train/cat/002.jpg, saved again
     shutil.copy(cat / "003.jpg", root / "train" / "dog" / "two labels.jpg")
     photo(9012).filter(ImageFilter.GaussianBlur(6)).save(cat / "blurred.jpg")
     Image.new("RGB", (SIDE, SIDE), (2, 2, 2)).save(cat / "black.jpg")

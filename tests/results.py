@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from pipeline import layout
-from pipeline.artifacts import Dataset, ModelCard, sha256, write_json, write_metrics, write_table
+from pipeline.artifacts import Dataset, ModelCard, sha256, write_images, write_json, write_metrics, write_table
 from pipeline.config import Export
 from pipeline.networks import weights
 from pipeline.networks.weights import fresh
@@ -24,6 +24,7 @@ def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
     torch.manual_seed(seed)
     network = fresh(card).eval()
     weights.save(CHECKPOINT, network, card)
+    write_images(layout.IMAGES, card.preprocessing.size, [dataset.images_NHWC])
     write_table(layout.MANIFEST, dataset.splits)
     write_table(layout.SPLITS, dataset.splits)
     write_table(layout.history("train", MODEL), pd.DataFrame(EPOCHS).astype({"seed": int, "epoch": int}))

@@ -42,11 +42,11 @@ def test_a_batch_moves_the_statistics_once(momentum: float | None) -> None:
 
 
 def test_frozen_norms_stay_as_they_are() -> None:
-    """Of a frozen backbone, neither while training nor when statistics are computed anew."""
+    """Of a frozen backbone, neither while training nor when statistics are computed again."""
     frozen = Classifier(norms(), 0, frozen=True)
     for twin in (replica(frozen).train(), observer(frozen)):
         twin(torch.randn(8, 3, 6, 6) + 5)
-        gather(frozen, [take(twin)], anew=True)
+        gather(frozen, [take(twin)], reset=True)
     assert torch.equal(frozen.network.get_buffer("1.running_mean"), torch.zeros(4))
 
 
@@ -80,6 +80,6 @@ def test_computing_statistics_again_changes_nothing() -> None:
     for _ in range(2):
         twin = observer(network)
         twin(torch.linspace(0, 1, 8 * 3 * 36).reshape(8, 3, 6, 6))
-        gather(network, [take(twin)], anew=True)
+        gather(network, [take(twin)], reset=True)
         hashes.add(weights_hash(network))
     assert len(hashes) == 1

@@ -91,6 +91,11 @@ def test_a_terminal_without_the_letters_ends_no_verb(tmp_path: Path, digit_folde
     assert "猫/000.png" in page.read_text(encoding="utf-8")
 
 
+def test_a_recipe_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"models\.simple_cnn\.recipe"):
+        load(changed(tmp_path, ("    learning_rate: 0.05", "    recipe: [own]")))
+
+
 def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:
     """An entry of `models` takes `train` and replaces the keys that it names; 1e-3 is a number, as for DVC."""
     rate = ("    learning_rate: 0.05", "    learning_rate: 1e-3\n    epochs: 2\n    device: cuda")

@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from pipeline import layout
 from pipeline.artifacts import VARIANTS
+from pipeline.cli.stages import run_stage
 from pipeline.config import Params
+from pipeline.errors import UserError
 from tests.conftest import PROJECT
 from tests.project import STAGES, Project, clone, definition, outputs, read_changed
 
@@ -93,7 +95,7 @@ def test_a_stage_lists_the_sections_that_it_reads(stage: str) -> None:
     if stage == "report":  # hands the whole of params.yaml to its page
         source += (PROJECT / "pipeline/report.html.j2").read_text().replace("params.", "config.")
     named = set(re.findall(r"\b(?:config|params)\.([a-z]+)_?\b(?!\.yaml)", source))
-    implied = {"recipe": {"train", "models"}, "device": {"train"}, "everything": {"models", "ensembles"}}
+    implied = {"recipe": {"train", "models"}, "device": {"train"}, "names": {"models", "ensembles"}}
     named = named.union(*(implied.get(name, set()) for name in named))
     read = named & {field.alias or name for name, field in Params.model_fields.items()}
     declared = {entry.split(".")[0] for entry in definition(stage)["params"]}
@@ -130,7 +132,7 @@ OF_AN_ARCHITECTURE = [
     ],
 )
 def test_an_edit_reruns_what_it_changes(done: Path, edited: str, rerun: set[str]) -> None:
-    """What trains a network or stands in its card trains anew; the words of a diagnosis do not."""
+    """What trains a network or stands in its card trains again; the words of a diagnosis do not."""
     code = done / edited
     text = code.read_text(encoding="utf-8")
     code.write_text(f"{text}\n# edited\n", encoding="utf-8")
@@ -160,6 +162,15 @@ def test_no_name_reaches_a_shell_unchecked(
     yaml.dump(params, project.root / "params.yaml")
     assert f"error: params.yaml: {section}." in project.run(["dvc", *command], code=255)
     assert not (project.root / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [("ingest", "simple_cnn"), ("train", ""), ("train", "vgg"), ("ensemble", "simple_cnn")]
+)
+def test_a_stage_is_told_its_model_or_none(monkeypatch: pytest.MonkeyPatch, stage: str, name: str) -> None:
+    monkeypatch.chdir(PROJECT)
+    with pytest.raises(UserError, match=name or "simple_cnn"):
+        run_stage(stage, name)
 
 
 def test_a_command_with_a_name_in_it_comes_after_the_check() -> None:

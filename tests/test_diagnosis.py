@@ -135,7 +135,8 @@ def test_an_untrained_network_is_examined(card: ModelCard, dataset: Dataset) -> 
     network = fresh(replace(card, architecture="simple_resnet"))
     nn.init.zeros_(last_dense(network).weight)
     rows = dataset.rows("train")
-    found = examine(network, card, dataset.images_NHWC, dataset.labels, rows, 24, 1, 1 / 3, 0, CPU)
+    found = examine(network, card, dataset.images_NHWC, dataset.labels, rows, 0, CPU)
+    found |= {"best_epoch": 1, "val_accuracy": 1 / 3, "val_images": 24}
     assert (found["train_images"], found["train_accuracy"]) == (len(rows), pytest.approx(1 / 3))
     assert [layer["units"] for layer in found["silent_units"]] == [64] * 5 + [128] * 4 + [256] * 4
     assert in_words(findings_of(a_history(1), RECIPE, found))[0].startswith("critical: nothing learned: ")

@@ -26,8 +26,7 @@ CLIENT = """
 import mlflow, numpy, sys
 images = numpy.load("artifacts/ingest/images.npy")[numpy.load("rows.npy")]
 model = mlflow.pyfunc.load_model(f"models:/{sys.argv[1]}@champion")
-names = model.metadata.metadata["class_names"]
-print("\\n".join(names[i] for i in model.predict(images)["probabilities"].argmax(axis=1)))
+print("\\n".join(record["class"] for record in model.predict(images)))
 """
 
 

@@ -99,6 +99,7 @@ def test_members_of_other_data_are_refused(members: Members) -> None:
         ("architecture: simple_cnn", "architecture: ensemble", "models.simple_cnn.architecture"),
         ("ensembles: {}", "ensembles: {e: {members: [simple_cnn, vgg]}}", "ensembles.e.members"),
         ("ensembles: {}", "ensembles: {e: {members: [simple_cnn]}}", "ensembles.e.members"),
+        ("ensembles: {}", "ensembles: {e: {members: [simple_cnn, simple_cnn]}}", "ensembles.e.members"),
         ("ensembles: {}", "ensembles: {simple_cnn: {members: [simple_cnn, modern_cnn]}}", "ensembles.simple_cnn"),
     ],
 )
@@ -109,5 +110,5 @@ def test_wrong_entries_are_refused(tmp_path: Path, old: str, new: str, said: str
 
 def test_an_ensemble_counts_as_a_model(tmp_path: Path) -> None:
     params = load(changed(tmp_path, ("ensembles: {}", "ensembles: {both: {members: [simple_cnn, modern_cnn]}}")))
-    assert params.everything == [*params.models, "both"]
-    assert (params.maker("both"), params.maker("simple_cnn")) == ("ensemble", "train")
+    assert params.names == [*params.models, "both"]
+    assert (params.weights_stage("both"), params.weights_stage("simple_cnn")) == ("ensemble", "train")

@@ -18,7 +18,7 @@ from pipeline.config import Evaluate
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy, expected_calibration_error, per_class, summary
 from pipeline.evaluation.plots import learning_curves
-from pipeline.evaluation.statistics import holm, paired_test, share_interval
+from pipeline.evaluation.statistics import holm, paired_test, share_interval, votes
 from pipeline.networks import weights
 from pipeline.networks.deployable import probabilities
 from pipeline.stages.evaluate import evaluate, over_seeds
@@ -88,12 +88,12 @@ def test_the_interval_holds_the_true_share_95_times_of_100(share: float, alike: 
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 6)), min_size=1, max_size=30))
-def test_the_paired_test_is_all_signs_of_the_groups_differences(answers: list[tuple[bool, bool, int]]) -> None:
+def test_the_paired_test_is_all_signs_of_the_groups_votes(answers: list[tuple[bool, bool, int]]) -> None:
     """Enumerated; and McNemar's exact test, by scipy, where all images are single."""
     first, second, group = (np.array(column) for column in zip(*answers, strict=True))
-    differences = np.bincount(group, weights=first.astype(int) - second.astype(int))
-    sums = [sum(signs) for signs in product(*({d, -d} for d in differences if d))]
-    weight = [abs(total) >= abs(differences.sum()) for total in sums]
+    won = np.sign(np.bincount(group, weights=first.astype(int) - second.astype(int)))
+    assert votes(first, second, group) == ((won > 0).sum(), (won < 0).sum(), len(set(group)))
+    weight = [abs(sum(signs)) >= abs(won.sum()) for signs in product((-1, 1), repeat=int(np.abs(won).sum()))]
     assert paired_test(first, second, group) == pytest.approx(np.mean(weight))
     only_first, differing = int((first & ~second).sum()), int((first != second).sum())
     mcnemar = binomtest(only_first, differing).pvalue if differing else 1

@@ -1,20 +1,27 @@
-"""MLflow's registry, for real: what is registered, and what is promoted."""
+"""MLflow's registry, for real: what is registered and promoted, what is taken back, and what the history says of it."""
 
+import json
+import os
 import shutil
+import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import mlflow
 import numpy as np
-import onnxruntime
 import pytest
+from mlflow import MlflowClient
 
-from pipeline import registry
 from pipeline.__main__ import main
-from pipeline.artifacts import Dataset, ModelCard
+from pipeline.artifacts import Dataset, ModelCard, sha256
 from pipeline.config import Params, Registry
 from pipeline.errors import UserError
-from pipeline.registry import choose, promote, register
+from pipeline.registry import history, promotion, versions, views
+from pipeline.registry.promotion import Outcome, reject, rollback, settle
+from pipeline.registry.versions import choose, register
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync
 from tests.conftest import PROJECT
@@ -27,6 +34,7 @@ ROWS = [
     {"model": "b", "variant": "fp32", "val_accuracy": 0.92, "accuracy": 0.80, "size_mb": 9.0, "latency_ms": 4.0},
     {"model": "b", "variant": "int8", "val_accuracy": 0.95, "accuracy": 0.80, "size_mb": 2.0, "latency_ms": 1.0},
 ]
+Promote = Callable[..., Outcome]
 
 
 def test_the_candidate_is_chosen_by_validation_accuracy_within_the_budgets() -> None:
@@ -40,61 +48,297 @@ def test_the_candidate_is_chosen_by_validation_accuracy_within_the_budgets() -> 
         choose(ROWS, Registry(max_latency_ms=1.5))
 
 
-def holder(name: str, alias: str = "champion") -> str:
-    return str(connect().get_model_version_by_alias(name, alias).version)
+@pytest.fixture
+def new(tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset) -> Callable[[int], str]:
+    """Registers the network of a seed; its version."""
 
-
-def test_register_and_promote(params: Params, card: ModelCard, dataset: Dataset) -> None:
-    """The first challenger is promoted, the same one again is not, a worse one is refused, a better one takes over."""
-    name = params.registry.name
-    with pytest.raises(UserError, match=name):
-        promote(params, dataset, card.preprocessing)
-    leave_results(card, dataset)
-    ended = connect().get_run(sync(connect(), params, MODEL)).info.end_time
-    assert [register(params)[0] for _ in range(2)] == ["1", "1"]
-    assert connect().get_run(sync(connect(), params, MODEL)).info.end_time == ended
-    assert [promote(params, dataset, card.preprocessing).promoted for _ in range(2)] == [True, False]
-    images, labels = dataset.of("test")
-
-    def right(version: str) -> int:
-        return int((registry.load(name, version).probabilities(images).argmax(axis=1) == labels).sum())
-
-    for seed in (1, 2, 3):
-        before = holder(name)
+    def make(seed: int) -> str:
         leave_results(card, dataset, seed)
-        version, _ = register(params)
-        promoted = promote(params, dataset, card.preprocessing).promoted
-        assert promoted == (right(version) > right(before))
-        assert holder(name) == (version if promoted else before)
-        assert not promoted or holder(name, "previous") == before
-        assert any(key.startswith("promotion.") for key in connect().get_model_version(name, version).tags)
+        return register(params).version
+
+    return make
 
 
 @pytest.fixture
-def champion(tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset) -> None:
+def promote(params: Params, card: ModelCard, dataset: Dataset) -> Promote:
+    def run(version: str = "", force: str = "", data: Dataset = dataset, **knobs: object) -> Outcome:
+        registry = params.registry.model_copy(update=knobs)
+        asked = params.model_copy(update={"registry": registry})
+        return promotion.promote(asked, data, card.preprocessing, version, force)
+
+    return run
+
+
+@pytest.fixture
+def three(new: Callable[[int], str], promote: Promote) -> list[str]:
+    """Versions 1 to 3, each champion after the other."""
+    made = []
+    for seed in range(3):
+        made.append(new(seed))
+        promote(force=f"for the test {seed}")
+    return made
+
+
+def aliases(params: Params) -> dict[str, str]:
+    return versions.aliases_of(connect(), params.registry.name)
+
+
+def verbs(params: Params) -> list[str]:
+    return [entry.content["verb"] for entry in history.read(connect(), params.registry.name).entries]
+
+
+def test_a_model_is_registered_once_and_the_first_one_is_judged_by_itself(
+    params: Params, new: Callable[[int], str], promote: Promote
+) -> None:
+    with pytest.raises(UserError, match=params.registry.name):
+        promote()
+    assert new(0) == "1"
+    ended = connect().get_run(sync(connect(), params, MODEL)).info.end_time
+    assert register(params).version == "1" and aliases(params) == {"challenger": "1"}
+    assert connect().get_run(sync(connect(), params, MODEL)).info.end_time == ended
+    assert promote(max_calibration_error=0.0001).outcome == "refused"
+    assert promote(max_calibration_error=1.0).outcome == "promoted" and aliases(params)["champion"] == "1"
+    assert promote().outcome == "unchanged"
+    assert verbs(params) == ["refuse", "promote"]
+
+
+def test_a_challenger_that_is_no_better_is_refused_and_not_tested_twice(
+    params: Params, new: Callable[[int], str], promote: Promote
+) -> None:
+    new(0)
+    promote(max_calibration_error=1.0)
+    new(1)
+    first, second = (promote(max_calibration_error=1.0, alpha=0.4) for _ in range(2))
+    assert first.outcome == second.outcome != "promoted" and first.content["verdict"]["checks"]
+    assert len(verbs(params)) == 2 and aliases(params) == {"challenger": "2", "champion": "1"}
+    promote(max_calibration_error=1.0, alpha=0.3)
+    assert len(verbs(params)) == 3, "another question"
+
+
+def test_a_better_challenger_is_promoted(params: Params, new: Callable[[int], str], promote: Promote) -> None:
+    """Faster, as its file is told to be slow here; what it is held against is the champion of now."""
+    new(0)
+    promote(max_calibration_error=1.0)
+    new(1)
+    done = promote(improve="size", factor=1.0001, margin=0.999, max_recall_drop=0.999, max_calibration_error=1.0)
+    assert done.outcome == "refused", "as large as the champion"
+    content = history.read(connect(), params.registry.name).entries[-1].content
+    assert content["test_images"] == 24 and content["from"] == content["to"] == "1"
+
+
+def test_a_champion_that_is_rolled_back_does_not_return_by_itself(
+    params: Params, three: list[str], new: Callable[[int], str], promote: Promote, tmp_path: Path
+) -> None:
+    """The file that comes back is the one that went. Only a person's reason brings the withdrawn version back."""
+    client, name = connect(), params.registry.name
+    before = sha256(versions.fetch(client, name, "2", tmp_path / "a").file)
+    assert rollback(params, "it is worse").champion == "2"
+    assert aliases(params) == {"champion": "2", "previous": "1"}
+    assert sha256(versions.fetch(client, name, "champion", tmp_path / "b").file) == before
+    assert new(2) == "3" and "it is worse" in register(params).withdrawn and "challenger" not in aliases(params)
+    assert promote("3").outcome == "refused"
+    assert promote("3", force="it was not").champion == "3"
+    assert aliases(params) == {"champion": "3", "previous": "2"}
+    assert [rollback(params, "again").champion for _ in range(2)] == ["2", "1"]
+    with pytest.raises(UserError, match="no previous champion"):
+        rollback(params, "and again")
+
+
+def test_a_rejected_version_is_not_offered(params: Params, three: list[str], new: Callable[[int], str]) -> None:
+    assert new(3) == "4" and aliases(params)["challenger"] == "4"
+    assert reject(params, "4", "trained on the wrong data").outcome == "rejected"
+    assert "challenger" not in aliases(params) and "wrong data" in register(params).withdrawn
+    with pytest.raises(UserError, match="rollback"):
+        reject(params, "3", "it is the champion")
+    with pytest.raises(UserError, match="@9"):
+        reject(params, "9", "there is none")
+
+
+def test_an_alias_that_was_moved_by_hand_stays_where_it_is(
+    params: Params, three: list[str], promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "HAND", 0.01)
+    connect().set_registered_model_alias(params.registry.name, "champion", "1")
+    assert settle(connect(), params.registry.name).champion == "1"
+    assert promote("3").outcome == "refused" and aliases(params)["champion"] == "1"
+    assert verbs(params)[-1] == "moved"
+
+
+def test_a_deleted_champion_makes_room_for_nobody(
+    params: Params, three: list[str], promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "HAND", 0.01)
+    connect().delete_model_version(params.registry.name, "3")
+    with pytest.raises(UserError, match="rollback"):
+        promote("1")
+    assert rollback(params, "it is gone").champion == "2"
+
+
+def test_a_champion_of_before_the_history_is_found(params: Params, new: Callable[[int], str], promote: Promote) -> None:
+    connect().set_registered_model_alias(params.registry.name, "champion", new(0))
+    new(1)
+    assert promote(max_calibration_error=1.0, alpha=0.4).outcome != "promoted"
+    assert verbs(params)[0] == "found" and aliases(params)["champion"] == "1"
+
+
+def test_a_damaged_file_is_never_served(params: Params, three: list[str], promote: Promote) -> None:
+    name = params.registry.name
+    location = connect().get_model_version_download_uri(name, "3")
+    (file,) = Path(location.removeprefix("file://")).rglob("*.onnx")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"version 3 .*rollback"):
+        versions.load(name, "champion")
+    problems, _ = views.verify(name)
+    assert len(problems) == 1 and "version 3" in problems[0]
+    assert rollback(params, "damaged").champion == "2" and versions.load(name, "champion")
+    with pytest.raises(UserError, match="version 3"):
+        promote("3", force="no matter what")
+
+
+def tampered(client: MlflowClient, model: str, how: str) -> None:
+    """As somebody would who may write to the registry."""
+
+    def tags(number: int) -> dict[str, str]:
+        return dict(client.get_model_version(model, str(number)).tags)
+
+    if how == "deleted":
+        client.delete_model_version(model, "2")
+    elif how == "cut":
+        client.delete_model_version(model, "3")
+    elif how == "swapped":
+        for number, other in ((1, tags(2)), (2, tags(1))):
+            for key in (history.TEXT, history.HASH):
+                client.set_model_version_tag(model, str(number), key, other[key])
+    else:
+        text = tags(2)[history.TEXT].replace("for the test 1", "for no reason")
+        client.set_model_version_tag(model, "2", history.TEXT, text)
+        if how == "changed well":
+            client.set_model_version_tag(model, "2", history.HASH, history.digest_of(text))
+
+
+@pytest.mark.parametrize("how", ["changed", "changed well", "deleted", "cut", "swapped"])
+def test_a_history_that_was_changed_is_noticed(params: Params, three: list[str], promote: Promote, how: str) -> None:
+    """Nothing is promoted on it, until a person goes on from there; that it was changed is said for ever."""
+    name = params.registry.name
+    assert views.verify(name)[0] == []
+    tampered(connect(), f"{name}.history", how)
+    assert any("history" in problem for problem in views.verify(name)[0])
+    if how == "cut":
+        return
+    with pytest.raises(UserError, match="verify"):
+        promote("1")
+    assert promote("1", force="I have looked at it").champion == "1"
+    problems, checked = views.verify(name)
+    assert problems == [] and any("accepted before" in text for text in checked)
+
+
+def test_who_was_champion_at_a_time(params: Params, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = params.registry.name
+    now = datetime.now(UTC)
+    assert [row["to"] for row in views.entries(name)] == ["1", "2", "3"]
+    (row,) = views.entries(name, (now + timedelta(minutes=1)).isoformat())
+    assert row["to"] == "3" and row["why"] == "for the test 2" and row["forced"]
+    assert views.entries(name, (now - timedelta(days=1)).date().isoformat()) == []
+    (today,) = views.entries(name, datetime.now().astimezone().date().isoformat())
+    assert today == row
+    with pytest.raises(UserError, match="yesterday"):
+        views.entries(name, "yesterday")
+
+
+def test_many_at_once_leave_one_champion_and_a_history_that_verifies(params: Params, three: list[str]) -> None:
+    """Each sees the others' entries: whoever comes second looks again."""
+
+    def race(number: int) -> str:
+        if number % 4 == 0:
+            return reject(params, "1", f"{number}").outcome
+        done: list[Outcome | None] = []
+        name, version = params.registry.name, str(2 + number % 2)
+
+        def step(seen: history.History) -> Outcome | None:
+            done.append(None)
+            return promotion._write(connect(), seen, "promote", version, version, f"{number}")
+
+        return promotion._race(connect(), name, step).outcome
+
+    with ThreadPoolExecutor(20) as pool:
+        outcomes = list(pool.map(race, range(20)))
+    assert {*outcomes} <= {"promoted", "rejected"}
+    found = history.read(connect(), params.registry.name)
+    assert found.faults == [] and len(found.entries) == 23
+    assert aliases(params)["champion"] == found.champion and views.verify(params.registry.name)[0] == []
+
+
+KILLED = """
+    import os, sys
+    from mlflow import MlflowClient
+    from pipeline.config import load
+    from pipeline.registry import history, promotion
+    from pipeline.tracking.server import connect
+
+    left = [int(sys.argv[1])]
+    def dying(method):
+        def call(self, *args, **kwargs):
+            if left[0] == 0:
+                os._exit(9)
+            left[0] -= 1
+            return method(self, *args, **kwargs)
+        return call
+    for name in ("create_model_version", "create_registered_model", "set_registered_model_alias",
+                 "set_registered_model_tag", "set_model_version_tag", "delete_registered_model_alias"):
+        setattr(MlflowClient, name, dying(getattr(MlflowClient, name)))
+    name, version = sys.argv[2], sys.argv[3]
+    def step(seen):
+        return promotion._write(connect(), seen, "promote", version, version, "killed")
+    promotion._race(connect(), name, step)
+"""
+
+
+def test_a_kill_at_any_point_leaves_the_old_champion_or_the_new_one(params: Params, three: list[str]) -> None:
+    """Before each write of a promotion in turn, as SIGKILL does; the next verb finishes what was begun."""
+    name, alive = params.registry.name, False
+    for writes in range(12):
+        old = settle(connect(), name).champion
+        new = "1" if old != "1" else "2"
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(writes), name, new]
+        alive = subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(PROJECT)}).returncode == 0
+        seen = settle(connect(), name)
+        assert seen.champion in (old, new) and aliases(params)["champion"] == seen.champion
+        assert views.verify(name)[0] == []
+        if alive:
+            assert seen.champion == new and writes > 3
+            break
+    assert alive
+
+
+@pytest.fixture
+def champion(new: Callable[[int], str], promote: Promote) -> None:
     """Version 1, of `dataset`."""
-    leave_results(card, dataset)
-    register(params)
-    promote(params, dataset, card.preprocessing)
+    new(0)
+    promote(max_calibration_error=1.0)
 
 
 @pytest.mark.usefixtures("champion")
-def test_a_model_of_other_classes_is_not_compared(params: Params, card: ModelCard, dataset: Dataset) -> None:
+def test_a_model_of_another_task_is_refused_before_an_alias_moves(
+    params: Params, card: ModelCard, dataset: Dataset
+) -> None:
     """Two datasets under one name: a sentence, not a wrong number."""
-    leave_results(card, dataset, seed=1)
-    register(params)
-    other = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits, ("x", "y", "z"))
+    names = ("x", "y", "z")
+    other = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits, names)
+    leave_results(ModelCard(card.architecture, names, card.preprocessing, card.mean, card.std), other, seed=1)
     with pytest.raises(UserError, match=r"version 1 .* `registry\.name`"):
-        promote(params, other, card.preprocessing)
+        register(params)
+    assert aliases(params) == {"challenger": "1", "champion": "1"} and len(views.versions(params.registry.name)) == 1
 
 
 @pytest.mark.usefixtures("champion")
 @pytest.mark.parametrize("change", ["moved", "renamed", "replaced", "twin", "left_out", "all"])
 def test_images_that_taught_the_champion_do_not_test_it(
-    params: Params, card: ModelCard, dataset: Dataset, change: str
+    params: Params, card: ModelCard, dataset: Dataset, promote: Promote, change: str
 ) -> None:
     """Known by content: renamed files that taught it are no new ones, new files under old names are, and what is like
-    an image that taught it is not. None left is an error."""
+    an image that taught it is not. None left is an error. The champion's run may be gone."""
+    client, name = connect(), params.registry.name
+    client.delete_run(str(client.get_model_version(name, "1").run_id))
     splits, taught, test = dataset.splits.copy(), dataset.rows("train")[:6], dataset.rows("test")
     if change in ("twin", "left_out"):
         tie = "group" if change == "twin" else "alike"
@@ -112,10 +356,11 @@ def test_images_that_taught_the_champion_do_not_test_it(
     register(params)
     if change == "all":
         with pytest.raises(UserError, match=r"split\.seed"):
-            promote(params, now, card.preprocessing)
+            promote(data=now)
     else:
-        compared = len(test) - 6 * (change != "replaced")
-        assert f"on {compared} test images" in promote(params, now, card.preprocessing).reason
+        promote(data=now)
+        content = history.read(client, name).entries[-1].content
+        assert content["test_images"] == len(test) - 6 * (change != "replaced")
 
 
 def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(
@@ -124,22 +369,18 @@ def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(
     """Without a model: register one. Without a server: look at the server."""
     name = params.registry.name
     with pytest.raises(UserError, match=f"{name}@champion .*python -m pipeline register"):
-        registry.load(name, "champion")
+        versions.load(name, "champion")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 failed"):
-        registry.load(name, "champion")
+        versions.load(name, "champion")
 
 
 @pytest.mark.usefixtures("champion")
-def test_the_registered_model_needs_no_code_of_ours(params: Params, dataset: Dataset) -> None:
-    """mlflow alone, and onnxruntime alone, give what our predictor gives."""
-    images, _ = dataset.of("test")
-    ours = registry.load(params.registry.name, "champion").probabilities(images)
-    uri = f"models:/{params.registry.name}@champion"
-    by_mlflow = mlflow.pyfunc.load_model(uri).predict(images[:])
-    assert np.allclose(by_mlflow["probabilities"], ours, atol=1e-6)
-    session = onnxruntime.InferenceSession(next(Path(mlflow.artifacts.download_artifacts(uri)).glob("*.onnx")))
-    assert np.allclose(session.run(["probabilities"], {"image": images[:]})[0], ours, atol=1e-6)
+def test_a_version_keeps_images_and_what_it_says_of_them(params: Params, dataset: Dataset, tmp_path: Path) -> None:
+    loaded = versions.fetch(connect(), params.registry.name, "champion", tmp_path)
+    with np.load(loaded.file.parent / "golden.npz") as golden:
+        ours = versions.load(params.registry.name, "champion").probabilities(golden["images_NHWC"])
+        assert np.allclose(ours, golden["probabilities"], atol=1e-6) and len(ours) == 16
 
 
 @pytest.mark.parametrize("verb", ["promote", "register"])
@@ -149,3 +390,30 @@ def test_a_verb_before_the_stages_says_what_to_run_first(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["pipeline", verb])
     with pytest.raises(SystemExit, match=r"artifacts/.* does not exist: run `dvc repro` first"):
         main()
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "show 1", "show champion", "history", "history --at 2020-01-01", "diff 1 2", "verify"]
+)
+def test_what_the_registry_prints(
+    params: Params, three: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    """A table for people, and the same as JSON."""
+    text = (PROJECT / "params.yaml").read_text().replace('name: "digits"', f'name: "{params.registry.name}"')
+    Path("params.yaml").write_text(text)
+    printed = []
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["pipeline", "registry", *words.split(), *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        printed.append(capsys.readouterr().out)
+    assert printed[0] and json.loads(printed[1]) is not None
+
+
+def test_reasons_are_asked_for(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(PROJECT / "params.yaml", ".")
+    for words in ("promote --force", "promote --reason x", "reject 1", "rollback"):
+        monkeypatch.setattr(sys, "argv", ["pipeline", "registry", *words.split()])
+        with pytest.raises(SystemExit, match="--reason"):
+            main()

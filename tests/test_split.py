@@ -174,7 +174,7 @@ def test_another_share_for_validation_leaves_the_test_split_alone() -> None:
 
 
 def test_an_earlier_split_counts_as_long_as_the_rules_are_the_same(tmp_path: Path) -> None:
-    """It survives the file. Another seed, a lower validate.min_similarity or a first `group` deals anew."""
+    """It survives the file. Another seed, a lower validate.min_similarity or a first `group` deals again."""
     manifest = manifest_of([40, 40]).assign(phash=np.arange(80, dtype=np.uint64))
     pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 

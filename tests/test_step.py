@@ -16,7 +16,7 @@ from pipeline.artifacts import Dataset, ModelCard, read_table
 from pipeline.augmentation.policy import POLICIES, Policy
 from pipeline.config import RECIPES, Train
 from pipeline.networks import weights
-from pipeline.training.data_loading import Resident, Streamed, batches_of, data_loader, free_bytes, turn
+from pipeline.training.data_loading import Resident, Streamed, batches_of, data_loader, free_bytes, memory_lock
 from pipeline.training.loop import Fitted, fit
 from pipeline.training.optimizer import make_optimizer
 from tests.inputs import RECIPE, inputs_of, recipe
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_streamed() -> None:
 def test_trainings_side_by_side_look_at_the_memory_in_turn(dataset: Dataset) -> None:
     """While another one takes its share, nobody counts what is free."""
     with ThreadPoolExecutor(1) as pool:
-        with turn(CPU):
+        with memory_lock(CPU):
             waiting = pool.submit(data_loader, dataset.images_NHWC, dataset.labels, np.arange(9), "auto", CPU)
             with pytest.raises(TimeoutError):
                 waiting.result(0.3)

@@ -1,4 +1,4 @@
-"""`validate`: each fault fails the check that is about it; a critical failure stops; drift is noticed."""
+"""`validate`: each fault fails the check that is about it; a critical failure stops; drift is deferred_signals."""
 
 from pathlib import Path
 from typing import Any

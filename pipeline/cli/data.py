@@ -27,6 +27,7 @@ def data(
     """Print what is in a data set: classes, counts, a histogram, and what is wrong with it, by the values of `init`."""
     from pipeline.artifacts import read_images
     from pipeline.inspection import gallery
+    from pipeline.inspection.drift import read_profile
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
@@ -35,7 +36,8 @@ def data(
         array, docs = Path(folder) / "images.npy", Path(folder) / "docs"
         found = ingest(values.ingest, array)
         pixels = read_images(array)
-        result = validate(found.manifest, found.quarantine, pixels, None, values.validate_, docs)
+        accepted = read_profile() if images is None else None  # it is of the project's own data
+        result = validate(found.manifest, found.quarantine, pixels, accepted, values.validate_, docs)
         print(f"{values.ingest.source} {values.ingest.root}\n\n{overview(found.manifest, found.quarantine)}\n")
         if page is not None:
             page.write_text(gallery.page(result, found.quarantine, pixels), encoding="utf-8")

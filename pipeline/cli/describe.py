@@ -52,7 +52,7 @@ def _entry(config: Params, model: str) -> tuple[str, Mapping[str, Any]]:
         return "ensemble", {"members": [{"architecture": m.architecture, "options": m.options} for m in members]}
     if model in architectures():
         return model, {}
-    there = ", ".join(dict.fromkeys([*config.everything, *architectures()]))
+    there = ", ".join(dict.fromkeys([*config.names, *architectures()]))
     raise UserError(f"params.yaml has no model {model!r}, nor is it an architecture; there are: {there}")
 
 

@@ -23,7 +23,7 @@ def lr_find(
     from pipeline.training.lr_find import find_learning_rate, suggested
     from pipeline.training.step import TrainingStep
 
-    config = load(Path("params.yaml"))
+    config = load()
     recipe, entry = config.recipe(model), config.models[model]
     if hasattr(find(entry.architecture), "solve"):
         raise UserError(f"models.{model}.architecture, {entry.architecture}, has no learning rate: name another model")

@@ -19,11 +19,11 @@ def predict(
     """Classify image files with the champion."""
     import numpy as np
 
-    from pipeline import registry
     from pipeline.errors import UserError
     from pipeline.image_files import load as load_image
+    from pipeline.registry.versions import load as load_version
 
-    predictor = registry.load(load().registry.name, model)
+    predictor = load_version(load().registry.name, model)
     readable, pixels, refused = [], [], []
     for path in images:
         try:

@@ -34,9 +34,11 @@ def run_stage(stage: str, name: str = "") -> None:
     run = import_module(f"pipeline.stages.{stage}").run
     arguments: dict[str, Any] = {"config": config}
     if "name" in signature(run).parameters:
-        if name not in config.everything:
-            raise UserError(f"{stage} needs a name of params.yaml: {', '.join(config.everything)}")
+        if name not in config.names:
+            raise UserError(f"{stage} needs a name of params.yaml: {', '.join(config.names)}")
         arguments["name"] = name
+    elif name:
+        raise UserError(f"{stage} is not of a single model: leave {name!r} out")
     if stage == "train":
         from pipeline.tracking.live import live_run
 
@@ -49,7 +51,7 @@ def run_stage(stage: str, name: str = "") -> None:
         from pipeline.tracking.runs import note_ensemble
 
         note_ensemble(config, name)
-    for model in [name] if name else config.everything if stage == "benchmark" else []:
+    for model in [name] if name else config.names if stage == "benchmark" else []:
         from pipeline.tracking.sync import sync_or_warn
 
         sync_or_warn(config, model)

@@ -70,7 +70,7 @@ class Train(Section):
     checkpoint_seconds: AtLeast0 = 30.0
     """What a kill loses at most; `dvc repro` goes on from there."""
     processes: Positive = 1
-    """That share each batch, one a GPU; more than 1 run under torchrun."""
+    """That share each batch of `train`, one a GPU; more than 1 run under torchrun."""
 
     @model_validator(mode="after")
     def _some_images_a_process(self) -> Self:
@@ -149,7 +149,7 @@ class Registry(Section):
     """Median at batch 1, on the machine of `benchmark` and again where it is promoted."""
     improve: Literal["accuracy", "latency", "size"] = "accuracy"
     """What a challenger must do better than the champion, with evidence."""
-    alpha: OpenShare = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Chance that a challenger that is no better is promoted, over all promotions on one test split."""
     margin: OpenShare = 0.01
     """Accuracy that the challenger may surely not lose, whatever it improves."""
@@ -202,14 +202,16 @@ class Params(Section):
             unknown = [member for member in ensemble.members if member not in self.models]
             if unknown:
                 raise UserError(f"ensembles.{name}.members: there is no model {unknown[0]!r} in `models`")
+            if len(set(ensemble.members)) < len(ensemble.members):
+                raise UserError(f"ensembles.{name}.members: a model is named twice: name each once")
         return self
 
     @property
-    def everything(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of what is shipped and compared: models and ensembles."""
         return [*self.models, *self.ensembles]
 
-    def maker(self, name: str) -> str:
+    def weights_stage(self, name: str) -> str:
         """The stage that makes the weights of a model or of an ensemble."""
         return "ensemble" if name in self.ensembles else "train"
 
@@ -223,7 +225,7 @@ class Params(Section):
         if model not in self.models:
             raise UserError(f"params.yaml has no model {model!r}; it has: {', '.join(self.models)}")
         own = self.models[model].overrides
-        named = RECIPES.get(own.get("recipe", self.train.recipe), {})  # a name that is none is refused by `Train`
+        named = RECIPES.get(str(own.get("recipe", self.train.recipe)), {})  # a name that is none is refused by `Train`
         return Train.checked({**self.train.model_dump(), **named, **own}, f"models.{model}.")
 
 
@@ -236,7 +238,7 @@ def load(path: Path = PARAMS) -> Params:
         raise UserError(f"{path} does not exist: `python -m pipeline init --dataset digits` writes one") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line anew") from None
+        raise UserError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line again") from None
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return Params.checked(content or {}, f"{path}: ")

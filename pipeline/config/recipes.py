@@ -1,4 +1,4 @@
-"""The named recipes. The stages that train depend on this file: what changes here trains anew."""
+"""The named recipes. The stages that train depend on this file: what changes here trains again."""
 
 from typing import Any
 

@@ -19,20 +19,16 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 def examine(
-    network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray,
-    val_images: int, best_epoch: int, val_accuracy: float, seed: int, device: torch.device,
+    network: nn.Module, card: ModelCard, images_NHWC: np.ndarray, labels: np.ndarray, rows: np.ndarray, seed: int,
+    device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
-    """examined.json of a fitted network: some of the `rows` that it was trained on are looked at again, without
-    augmentation. The arguments that come back as they are describe the network of `best_epoch` (1-based)."""
+    """Of a fitted network: some of the `rows` that it was trained on are looked at again, without augmentation."""
     drawn = np.sort(np.random.default_rng(seed).permutation(np.unique(rows))[:IMAGES])
     with watched(network) as active:
         scores = probabilities(network, card, ImageRows(images_NHWC, drawn), device)
     return {
-        "best_epoch": best_epoch,
         "train_accuracy": accuracy(scores, labels[drawn]),
         "train_images": len(drawn),
-        "val_accuracy": val_accuracy,
-        "val_images": val_images,
         "classes": len(card.class_names),
         "silent_units": [
             {"layer": name, "units": len(units), "silent": int((~units).sum())} for (_, name), units in active.items()

@@ -18,7 +18,7 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
 def summary(probabilities: np.ndarray, labels: np.ndarray, group: np.ndarray, bins: int) -> dict[str, float]:
     """The headline numbers of one split; `ece` is the expected calibration error over `bins` bins.
 
-    The interval of the accuracy heeds which images are of one `group` [N]; all other numbers are over images.
+    The interval of the accuracy counts the alike images of a `group` [N] once; all other numbers are over images.
     """
     from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss  # takes a second to import
 

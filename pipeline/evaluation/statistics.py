@@ -1,5 +1,5 @@
-"""How sure a number is. By hand is what scipy lacks: Wilson's interval of a number that is no integer, a sign test of
-groups of different sizes, Holm's correction."""
+"""How sure a number is. By hand is what scipy lacks: Wilson's interval of a number that is no integer, Tango's
+bound of a paired difference, Holm's correction."""
 
 import math
 from collections.abc import Sequence
@@ -44,21 +44,59 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in raised]
 
 
-def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> float:
-    """p-value of an exact two-sided test of two classifiers on the same images, boolean arrays [N]; images of one
-    `group` [N] are alike and vote as one.
+def votes(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> tuple[int, int, int]:
+    """Of two classifiers on the same images, boolean arrays [N]: the groups [N] in which the first has more images
+    right, those in which the second has, and all groups. Images of one group are alike and have one vote."""
+    differences = first_right.astype(int) - second_right
+    by_group = np.bincount(np.unique(group, return_inverse=True)[1], weights=differences)
+    return int((by_group > 0).sum()), int((by_group < 0).sum()), len(by_group)
 
-    The difference of each group has either sign with the same chance if both classifiers are as good. Of single images
-    it is McNemar's exact test (McNemar 1947).
+
+def paired_test(first_right: np.ndarray, second_right: np.ndarray, group: np.ndarray) -> float:
+    """p-value of an exact two-sided test of two classifiers on the same images: the sign test of the groups' `votes`.
+
+    Of single images it is McNemar's exact test (McNemar 1947).
     """
+    from scipy.stats import binomtest
+
+    wins, losses, _ = votes(first_right, second_right, group)
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def difference_bound(wins: float, losses: float, groups: float, level: float) -> float:
+    """Lower confidence bound, one-sided, of the difference of two paired shares, (wins - losses) / groups.
+
+    Tango's score bound (1998, Statistics in Medicine 17, 891-908): the difference whose score test has p = `level`. It
+    says something also of no wins and no losses. The upper bound is minus the bound of (losses, wins).
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    if losses == groups:
+        return -1.0
+    z = float(norm.isf(level))
+
+    def score(difference: float) -> float:
+        b = (2 * groups - wins + losses) * difference - wins - losses
+        c = -losses * difference * (1 - difference)
+        share = (math.sqrt(max(0.0, b * b - 8 * groups * c)) - b) / (4 * groups)  # of losses, given the difference
+        variance = groups * (2 * share + difference * (1 - difference))
+        return wins - losses - groups * difference - z * math.sqrt(max(0.0, variance))
+
+    # Without losses or without wins the estimate itself is a second root, and says nothing
+    return float(brentq(score, -1, (wins - losses) / groups - 1e-9))
+
+
+def median_bound(values: np.ndarray, level: float) -> float:
+    """Lower confidence bound, one-sided, of the median: an order statistic, whatever the distribution; minus infinity
+    for too few values."""
     from scipy.stats import binom
 
-    differences = first_right.astype(int) - second_right
-    by_group = np.bincount(np.unique(group, return_inverse=True)[1], weights=differences).astype(int)
-    chances = np.ones(1)  # of each sum of the groups' differences, from the lowest to the highest
-    for size, count in zip(*np.unique(np.abs(by_group[by_group != 0]), return_counts=True), strict=True):
-        of_size = np.zeros(2 * size * count + 1)
-        of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, of_size)
-    sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
-    return min(1.0, float(chances[sums >= abs(by_group.sum())].sum()))
+    rank = int(binom.ppf(level, len(values), 0.5))
+    return float(np.sort(values)[rank - 1]) if rank else -math.inf
+
+
+def comparison_level(alpha: float, earlier: int) -> float:
+    """The level of the next comparison on one test split after `earlier` ones: over all that ever follow, their sum is
+    `alpha`, as the sum of 1/k^2 is pi^2/6. So is the chance of any false alarm, at most (union bound)."""
+    return alpha * 6 / (math.pi * (earlier + 1)) ** 2

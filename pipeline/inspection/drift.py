@@ -1,7 +1,7 @@
 """Has the data set moved away from the one that was accepted? Population stability index on every measure.
 
 PSI over the deciles of the accepted data; above 0.25 is the usual sign of a shift. Without drift PSI / (1/n + 1/m) is
-chi-square distributed (B. Yurdakul, Statistical Properties of Population Stability Index, 2018): chance is told apart.
+chi-square distributed (B. Yurdakul, Statistical Properties of Population Stability Index, 2018), so chance is no shift.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def read_profile() -> dict[str, Any] | None:
     try:
         content: dict[str, Any] | None = read_json(PROFILE) if PROFILE.exists() else None
     except ValueError:
-        raise UserError(f"{PROFILE} is damaged: restore it from git, or run `python -m pipeline accept` anew") from None
+        raise UserError(f"{PROFILE} is damaged: restore it, or run `python -m pipeline accept` again") from None
     return content
 
 

@@ -31,7 +31,7 @@ def find(
     """A row per pair of rows of the manifest: `first` < `second`, `similarity`, `exact` (the same bytes), both paths.
 
     Copies of a file are tied to the first of them alone, near-duplicates each to each, a copy to the first of others.
-    The table's attrs hold both bounds: `split` starts anew when they change.
+    The table's attrs hold both bounds: `split` starts again when they change.
     """
     rows = pd.Series(np.arange(len(manifest)))
     first_copy = rows.groupby(manifest["sha256"].to_numpy()).transform("min")

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.artifacts import Images, ModelCard
 
@@ -41,6 +42,13 @@ def probabilities(network: nn.Module, card: ModelCard, images_NHWC: Images, devi
         parts = [model(torch.tensor(images_NHWC[i : i + batch]).to(device))[1].cpu() for i in starts]
     result: np.ndarray = torch.cat(parts).numpy()
     return result
+
+
+def cost(network: nn.Module, card: ModelCard) -> tuple[int, int]:
+    """Multiply-accumulates for one image, as `describe` counts them, and parameters."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, card.preprocessing.size, card.preprocessing.size))
+    return counter.get_total_flops() // 2, sum(parameter.numel() for parameter in network.parameters())
 
 
 def last_dense(network: nn.Module) -> nn.Linear:

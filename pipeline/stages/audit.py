@@ -4,7 +4,7 @@ Confident learning: C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estim
 JAIR 2021 (https://arxiv.org/abs/1911.00068), by its library cleanlab.
 
 It needs probabilities from a model that has not seen the label in question. The network has, and learns wrong labels by
-heart; so its last layer is replaced by a linear classifier on its features, fitted anew without the fold in question.
+heart; so its last layer is replaced by a linear classifier on its features, fitted again without the fold in question.
 """
 
 import numpy as np
@@ -41,8 +41,8 @@ def run(config: Params) -> list[str]:
 def audit(
     name: str, network: nn.Module, card: ModelCard, dataset: Dataset, most: int, device: torch.device
 ) -> tuple[pd.DataFrame, Figure]:
-    """suspects.csv: of all images, the labels that the network called `name` contradicts, the surest first, each with
-    the class that is suggested and the probability of the given one; and a picture of the first, `most` at most."""
+    """suspects.csv: of all images, the labels that the network called `name` contradicts, the most confident first,
+    each with the class that is suggested and the probability of the given one; and a picture of the first `most`."""
     from cleanlab.filter import find_label_issues
 
     seen, labels = features(network, card, dataset.images_NHWC, device), dataset.labels

@@ -1,26 +1,23 @@
 """`benchmark`: every variant of every model, one after the other on a quiet machine, in interleaved rounds."""
 
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline import layout
 from pipeline.artifacts import VARIANTS, Images, read_dataset, read_json, write_json
 from pipeline.config import Benchmark, Params
 from pipeline.evaluation.plots import pareto, save
 from pipeline.inference.predictor import Predictor
-
-WARMUP = 3
+from pipeline.inference.timing import timed
 
 
 def run(config: Params) -> list[str]:
     files, known = [], []
-    for name in config.everything:
+    for name in config.names:
         tested = read_json(layout.metrics("evaluate", name))["variants"]
         validated = read_json(layout.metrics("export", name)) | read_json(layout.metrics("quantize", name))
         for variant in VARIANTS:
@@ -39,28 +36,22 @@ def benchmark(files: list[Path], known: list[dict[str, Any]], images_NHWC: Image
     """benchmark.json: hardware and a row per variant: what earlier stages found (`known`), size and speed.
 
     Latencies are in milliseconds per call at batch 1 (median and 95th percentile), throughput in images per second
-    at each batch size. Rounds go over all variants in turn, so that a noisy moment hits them all.
+    at each batch size.
     """
     predictors = [Predictor(path, config.threads) for path in files]
     sizes = {1, *config.batch_sizes}
     shown = images_NHWC[: max(sizes)]
     batches = {size: np.resize(shown, (size, *shown.shape[1:])) for size in sizes}
-    timings: dict[tuple[int, int], list[float]] = {(place, b): [] for place in range(len(files)) for b in batches}
-    for turn in tqdm(range(-WARMUP, config.rounds), "benchmark", unit=" rounds", disable=None):
-        for (place, size), times in timings.items():
-            start = time.perf_counter()
-            predictors[place].run(batches[size])
-            if turn >= 0:
-                times.append(time.perf_counter() - start)
+    timings = timed(predictors, batches, config.rounds)
     rows = []
     for place, (path, row) in enumerate(zip(files, known, strict=True)):
-        single = np.array(timings[place, 1]) * 1000
+        single = timings[place, 1]
         rows.append({
             **row,
             "size_mb": path.stat().st_size / 1e6,
             "latency_ms": float(np.median(single)),
             "latency_p95_ms": float(np.percentile(single, 95)),
-            **{f"images_per_second_{b}": b / float(np.median(timings[place, b])) for b in config.batch_sizes},
+            **{f"images_per_second_{b}": 1000 * b / float(np.median(timings[place, b])) for b in config.batch_sizes},
         })  # fmt: skip
     return {"hardware": hardware(), "threads": config.threads, "rounds": config.rounds, "variants": rows}
 

@@ -32,6 +32,8 @@ class Member:
 
 def run(config: Params, name: str) -> list[str]:
     """Make one entry of `ensembles` from its trained and its pruned members."""
+    if name not in config.ensembles:
+        raise UserError(f"{name} is no entry of `ensembles`; there are: {', '.join(config.ensembles) or 'none'}")
     dataset, device = read_dataset(), choose_device(config.device(name))
     checkpoint, made = layout.checkpoint("ensemble", name), []
     for stage, path in (("train", checkpoint), ("prune", layout.pruned_ensemble(name))):

@@ -33,9 +33,9 @@ class Evaluation:
 
 
 def run(config: Params, name: str) -> list[str]:
-    checkpoint = layout.checkpoint(config.maker(name), name)
+    checkpoint = layout.checkpoint(config.weights_stage(name), name)
     network, card = weights.load(checkpoint)
-    trainings = read_table(layout.seeds_table(name)) if config.maker(name) == "train" else None
+    trainings = read_table(layout.seeds_table(name)) if config.weights_stage(name) == "train" else None
     variants = {variant: layout.onnx(variant, name) for variant in VARIANTS}
     device = choose_device(config.device(name))
     result = evaluate(name, network, card, trainings, variants, read_dataset(), config.evaluate, device)
@@ -110,12 +110,12 @@ def over_seeds(seeds: pd.DataFrame) -> dict[str, float]:
 
 
 def _mistakes(name: str, dataset: Dataset, scores: np.ndarray, most: int) -> Figure:
-    """The wrong answers that the network was surest of."""
+    """The wrong answers that the network was most confident of."""
     images, labels = dataset.of("test")
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
     shown = [plots.label(class_name) for class_name in dataset.class_names]
     captions = [f"{shown[labels[i]]}\nas {shown[predicted[i]]} {confidence[i]:.0%}" for i in worst]
-    title = f"{name}: the surest of {len(wrong):,} mistakes" if len(wrong) else f"{name}: no mistake"
+    title = f"{name}: the most confident of {len(wrong):,} mistakes" if len(wrong) else f"{name}: no mistake"
     return plots.image_grid(images[worst], captions, 8, title)

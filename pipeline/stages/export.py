@@ -21,8 +21,9 @@ from pipeline.networks.deployable import Deployable, probabilities
 
 def run(config: Params, name: str) -> list[str]:
     """Export the trained network and its pruned version."""
-    source = layout.checkpoint(config.maker(name), name)
-    pruned = layout.pruned_ensemble(name) if config.maker(name) == "ensemble" else layout.checkpoint("prune", name)
+    stage = config.weights_stage(name)
+    source = layout.checkpoint(stage, name)
+    pruned = layout.pruned_ensemble(name) if stage == "ensemble" else layout.checkpoint("prune", name)
     images, labels = read_dataset().of("val")
     made, facts = {}, []
     for variant, path in (("fp32", source), ("pruned", pruned)):
@@ -56,7 +57,7 @@ def export(
         verbose=False,
     )
     assert program is not None
-    model = program.model_proto  # made anew each time that it is asked for
+    model = program.model_proto  # made again each time that it is asked for
     graph = model.graph
     # The exporter writes source paths and stack traces of this machine into the file: take them out
     for part in [model, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]:
@@ -75,6 +76,4 @@ def export(
         "val_accuracy": accuracy(by_onnx, labels),
         "agreement": agreement(by_torch, by_onnx),
         "largest_difference": difference,
-        "compared_images": len(labels),
-        "size_bytes": path.stat().st_size,
     }

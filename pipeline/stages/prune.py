@@ -16,14 +16,13 @@ from pipeline import layout
 from pipeline.artifacts import ModelCard, write_metrics, write_table
 from pipeline.config import Params, Prune, Train
 from pipeline.networks import weights
-from pipeline.networks.deployable import last_dense
-from pipeline.stages.train import metrics
+from pipeline.networks.deployable import cost, last_dense
 from pipeline.training.checkpointing import Checkpoints, checkpoints_of
-from pipeline.training.closed_form import as_it_is
+from pipeline.training.closed_form import without_training
 from pipeline.training.device import choose_device
 from pipeline.training.inputs import FILES, TrainingInputs, read_inputs
-from pipeline.training.loop import Fitted, fit
-from pipeline.training.signals import ended_at_once
+from pipeline.training.loop import Fitted, fit, metrics
+from pipeline.training.signals import immediate_signals
 
 # In these channels are split into heads or shuffled, which torch-pruning cannot follow: it fails, or takes all memory
 UNCUTTABLE = (
@@ -37,7 +36,7 @@ UNCUTTABLE = (
 def run(config: Params, name: str) -> list[str]:
     recipe, source = config.recipe(name), layout.checkpoint("train", name)
     inputs = read_inputs(recipe)
-    with ended_at_once():
+    with immediate_signals():
         network, card = weights.load(source)
         facts = [recipe, card, config.prune]
         checkpoints = checkpoints_of(layout.resume("prune", name), recipe.checkpoint_seconds, facts, [*FILES, source])
@@ -56,7 +55,7 @@ def prune(
 ) -> tuple[Fitted, dict[str, Any]]:  # fmt: skip
     """The smaller, fine-tuned network and its metrics.json; one that is nothing but its last layer comes through whole.
     `network` is changed in place."""
-    whole_macs, whole_parameters = _cost(network, card)
+    whole_macs, whole_parameters = cost(network, card)
     rate = recipe.learning_rate * config.learning_rate_factor
     gentle = recipe.model_copy(update={"epochs": config.epochs, "learning_rate": rate})
     if sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules()) > 1:
@@ -66,8 +65,8 @@ def prune(
         fitted = fit(network, card, inputs, gentle, checkpoints=checkpoints)
     else:
         print(f"nothing to prune: {card.architecture} has no layer but the last one")
-        fitted = as_it_is(network, card, inputs, choose_device(recipe.device))
-    macs, parameters = _cost(fitted.network, card)
+        fitted = without_training(network, card, inputs, choose_device(recipe.device))
+    macs, parameters = cost(fitted.network, card)
     left = {"macs": macs, "parameters_kept": parameters / whole_parameters, "macs_kept": macs / whole_macs}
     return fitted, metrics(fitted, card, inputs) | left
 
@@ -80,17 +79,8 @@ def remove_channels(network: nn.Module, card: ModelCard, config: Prune) -> None:
         print(f"warning: channels of {stuck.pop()} cannot be removed: it is only fine-tuned", file=sys.stderr)
         return
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    example = torch.zeros(1, 3, card.preprocessing.size, card.preprocessing.size)
     torch_pruning.pruner.BasePruner(
-        network.train(), _example(card), importance, pruning_ratio=config.channels,
+        network.train(), example, importance, pruning_ratio=config.channels,
         ignored_layers=[last_dense(network)], round_to=config.round_to,
     ).step()  # fmt: skip
-
-
-def _cost(network: nn.Module, card: ModelCard) -> tuple[int, int]:
-    """Multiply-accumulate operations for one image, and parameters."""
-    macs, parameters = torch_pruning.utils.count_ops_and_params(network.eval(), _example(card))
-    return int(macs), int(parameters)
-
-
-def _example(card: ModelCard) -> torch.Tensor:
-    return torch.zeros(1, 3, card.preprocessing.size, card.preprocessing.size)

@@ -1,6 +1,6 @@
 """`quantize@MODEL`: static int8 (QDQ) for ONNX Runtime, calibrated on training images.
 
-The recipe was measured (FACTS): per-channel weights, uint8 activations; preprocessing and the last layer stay float32,
+The recipe was measured: per-channel weights, uint8 activations; preprocessing and the last layer stay float32,
 which costs no time and keeps the classes. A network that is nothing but these is copied.
 """
 
@@ -35,7 +35,7 @@ def run(config: Params, name: str) -> list[str]:
             facts.append(f"{quantized} agrees with {variant} at {made[quantized]['agreement']:.2%}")
         else:
             facts.append(f"{quantized} is a copy of {variant}, which has nothing to quantize")
-    write_metrics("quantize", name, made, layout.checkpoint(config.maker(name), name))
+    write_metrics("quantize", name, made, layout.checkpoint(config.weights_stage(name), name))
     return facts
 
 
@@ -59,7 +59,6 @@ def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> di
         "val_accuracy": accuracy(by_int8, labels),
         "agreement": agreement(by_source, by_int8),
         "quantized_layers": len(layers),
-        "size_bytes": path.stat().st_size,
     }
 
 

@@ -23,7 +23,7 @@ def run(config: Params) -> list[str]:
     """Only the models of params.yaml are read."""
     dataset = read_dataset()
     counts = pd.crosstab(dataset.splits["class"], dataset.splits["split"]).reindex(columns=list(SPLITS), fill_value=0)
-    models = [_model(config, name) for name in config.everything]
+    models = [_model(config, name) for name in config.names]
     accuracies = {model["name"]: model["train"]["best_val_accuracy"] for model in models}
     best = best_by_validation(accuracies)
     page = pages.render(
@@ -42,7 +42,7 @@ def run(config: Params) -> list[str]:
         models=models,
         audited_accuracy=max(accuracies[name] for name in config.models),
         best=best,
-        differences=differences(best, {name: read_table(layout.predictions(name)) for name in config.everything}),
+        differences=differences(best, {name: read_table(layout.predictions(name)) for name in config.names}),
         benchmark=read_json(layout.BENCHMARK),
     )
     write_whole(layout.REPORT, page.encode())
@@ -51,7 +51,7 @@ def run(config: Params) -> list[str]:
 
 def _model(params: Params, name: str) -> dict[str, Any]:
     """What made a model and how its training went, where it is no ensemble, and what it is worth."""
-    made = read_json(layout.metrics(params.maker(name), name))
+    made = read_json(layout.metrics(params.weights_stage(name), name))
     model = {
         "name": name,
         "train": made,

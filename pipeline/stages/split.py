@@ -55,7 +55,7 @@ def split(manifest: pd.DataFrame, pairs: pd.DataFrame, earlier: pd.DataFrame | N
     for name in (*shares, rest):
         wanted = classes if name == rest else classes[(fixed == "") & used]
         if absent := sorted(set(wanted) - set(classes[side == name])):
-            fix = f"add images of it, or delete {layout.SPLITS}, so that all are dealt anew"
+            fix = f"add images of it, or delete {layout.SPLITS}, so that all are dealt again"
             raise UserError(f"class {absent[0]!r} has no image left for {name}: {fix}")
     fold = pd.Series(side).str.extract(r"^fold(\d+)$", expand=False).fillna("-1").astype(int).to_numpy()
     table = manifest[["path", "class", "sha256"]].assign(

@@ -6,26 +6,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
 from pipeline import layout
-from pipeline.artifacts import ImageRows, ModelCard, sha256, write_json, write_metrics, write_table
+from pipeline.artifacts import ModelCard, sha256, write_json, write_metrics, write_table
 from pipeline.config import Params, Train
 from pipeline.diagnosis.examination import examine
 from pipeline.diagnosis.rules import findings_of, in_words
-from pipeline.evaluation import metrics as measures
 from pipeline.evaluation.selection import best_by_validation
 from pipeline.networks import weights
 from pipeline.networks.architectures import find
-from pipeline.networks.deployable import probabilities
 from pipeline.training.checkpointing import Checkpoints, checkpoints_of
 from pipeline.training.closed_form import fit_closed_form
 from pipeline.training.distributed import ALONE, Distributed, process_group, start_processes
 from pipeline.training.inputs import FILES, TrainingInputs, initialized, read_card, read_inputs
-from pipeline.training.loop import Fitted, fit
-from pipeline.training.signals import ended_at_once
+from pipeline.training.loop import Fitted, fit, metrics
+from pipeline.training.signals import immediate_signals
 
 # Of the training's key, and whether this is the main process: tracking/live.py
 Live = Callable[[str, bool], AbstractContextManager[Any]]
@@ -48,12 +45,13 @@ class Trained:
 def run(config: Params, name: str, live: Live) -> list[str]:
     """Facts for the summary; none in the other processes of a distributed training."""
     recipe = config.recipe(name)
-    start_processes(recipe.processes)
+    if not hasattr(find(config.models[name].architecture), "solve"):
+        start_processes(recipe.processes)
     inputs = read_inputs(recipe)
     card = read_card(config.models[name], inputs.class_names)
     checkpoints = checkpoints_of(layout.resume("train", name), recipe.checkpoint_seconds, [recipe, card], FILES)
     processes = process_group(recipe.device)
-    with processes as group, ended_at_once(), live(checkpoints.key, group.is_main) as tracked:
+    with processes as group, immediate_signals(), live(checkpoints.key, group.is_main) as tracked:
 
         def on_epoch(seed: int, row: Row, cost: Row) -> None:
             tracked.epoch(row, cost, f"seed_{seed}." if recipe.seeds > 1 else "")
@@ -63,10 +61,8 @@ def run(config: Params, name: str, live: Live) -> list[str]:
             return []
         fitted, accuracy = trained.fitted, trained.metrics["best_val_accuracy"]
         device, reason = fitted.placement.device, fitted.placement.reason
-        examined = examine(
-            fitted.network, card, inputs.images_NHWC, inputs.labels, inputs.rows, len(inputs.val_rows),
-            fitted.best_epoch, accuracy, recipe.seed, device,
-        )  # fmt: skip
+        examined = examine(fitted.network, card, inputs.images_NHWC, inputs.labels, inputs.rows, recipe.seed, device)
+        examined |= {"best_epoch": fitted.best_epoch, "val_accuracy": accuracy, "val_images": len(inputs.val_rows)}
         _write(name, trained, card, examined)
         if trained.metrics["by_gradients"]:
             print("\n".join(in_words(findings_of(trained.history, recipe, examined))), flush=True)
@@ -110,21 +106,6 @@ def train(
     history = pd.concat({seed: fits[seed].history for seed in order}, names=["seed"]).droplevel(1).reset_index()
     seeds = pd.DataFrame({"seed": order, "best_epoch": [fits[seed].best_epoch for seed in order]})
     seeds["val_accuracy"] = [measured[seed]["best_val_accuracy"] for seed in order]
-    seeds["val_loss"] = [float(fits[seed].history["val_loss"].iloc[fits[seed].best_epoch - 1]) for seed in order]
     seeds["weights"] = [weights.weights_hash(network) for network in networks.values()]
     seeds["shipped"] = seeds["seed"] == best
     return Trained(fits[best], best, networks, history, seeds, measured[best])
-
-
-def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str, Any]:
-    """Facts of a fitted network; the validation accuracy is measured again in float32."""
-    images = ImageRows(inputs.images_NHWC, inputs.val_rows)
-    scores = probabilities(fitted.network, card, images, fitted.placement.device)
-    return {
-        "best_val_accuracy": measures.accuracy(scores, inputs.labels[inputs.val_rows]),
-        "train_accuracy_at_best": float(fitted.history["train_accuracy"].iloc[fitted.best_epoch - 1]),
-        "best_epoch": fitted.best_epoch,
-        "epochs": len(fitted.history),
-        "parameters": sum(parameter.numel() for parameter in fitted.network.parameters()),
-        "training_images": len(np.unique(inputs.rows)),
-    }

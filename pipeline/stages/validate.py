@@ -129,11 +129,11 @@ def image_checks(config: Validate) -> list[Bounds]:
     least, most, large = config.min_images_per_class, config.max_imbalance, config.max_size_ratio
     return [
         Bounds("class_images", f"every class has at least {least} images", least),
-        Bounds("one_label", "no image stands under two labels", maximum=1),
-        Bounds("near_one_label", "no near-duplicates stand under two labels", maximum=0),
-        Bounds("leakage", "no image stands, or nearly so, in two splits of the source", maximum=0),
+        Bounds("one_label", "no image has two labels", maximum=1),
+        Bounds("near_one_label", "no near-duplicates have two labels", maximum=0),
+        Bounds("leakage", "no image is, or nearly so, in two splits of the source", maximum=0),
         Bounds("intact", "no file has a fault that viewers pass over", maximum=0),
-        Bounds("copies", "no file stands twice", maximum=1),
+        Bounds("copies", "no file is there twice", maximum=1),
         Bounds("near_duplicates", "no image is nearly the same as another", maximum=0),
         Bounds("balance", f"the largest class is at most {most:g} times any other", maximum=most),
         Bounds("side", f"sides are at least {config.min_side} pixels", config.min_side),

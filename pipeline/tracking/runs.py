@@ -70,7 +70,7 @@ def note_training(params: Params, model: str, memo: Path, key: str) -> dict[str,
     if noted.get("key") == key:
         return noted
     shutil.rmtree(kept(memo), ignore_errors=True)
-    tags = training_lineage(kept(memo)) | {"mlflow.user": _user()}
+    tags = training_lineage(kept(memo)) | {"mlflow.user": user_name()}
     if model in params.models:
         recipe = params.recipe(model)
         tags["lineage.seeds"] = ", ".join(str(seed) for seed in range(recipe.seed, recipe.seed + recipe.seeds))
@@ -218,7 +218,7 @@ def recorded_lineage(client: MlflowClient, run_id: str) -> dict[str, str]:
     return {key: value for key, value in client.get_run(run_id).data.tags.items() if key.startswith("lineage.")}
 
 
-def _user() -> str:
+def user_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline import layout
 from pipeline.artifacts import write_whole
 from pipeline.errors import UserError, masked
+from pipeline.proxies import bypass_proxy
 
 ANSWER_SECONDS = 5.0  # within which a server must answer
 AWAY_SECONDS = 120.0  # for which no stage asks a server that gave no answer
@@ -30,7 +31,6 @@ PATIENCE = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }  # fmt: skip
 AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
-LOCAL = "127.0.0.1,localhost,::1"
 # What may go wrong on the way to MLflow. Artifacts may go straight to a store, whose client MLflow imports where it is
 # needed, and which has errors of its own
 AWRY = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
@@ -99,10 +99,7 @@ def _address() -> str:
     # The defaults retry for minutes, or as long as the server says; training must not wait for one that is down
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    # Calls to this machine never go to a proxy
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if direct != "*" and LOCAL not in direct:
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{direct},{LOCAL}".lstrip(",")
+    bypass_proxy()
     return uri
 
 

@@ -26,7 +26,7 @@ def sync_or_warn(params: Params, model: str) -> None:
 @explained()
 def sync(client: MlflowClient, params: Params, model: str) -> str:
     """Bring the run of the model's checkpoint up to date with the outputs that were made from it; the run's id."""
-    maker = params.maker(model)
+    maker = params.weights_stage(model)
     checkpoint = sha256(layout.checkpoint(maker, model))
     lock = LOCK.read_bytes() if LOCK.exists() else b""
     run = _run_of(client, params, model, checkpoint, lock)
@@ -83,7 +83,7 @@ def _run_of(client: MlflowClient, params: Params, model: str, checkpoint: str, l
 
 
 def _locked(lock: bytes, params: Params, model: str) -> dict[str, dict[str, Any]]:
-    maker = params.maker(model)
+    maker = params.weights_stage(model)
     return locked(lock, f"{maker}@{model}", layout.checkpoint(maker, model))
 
 

@@ -2,7 +2,7 @@
 
 While training, batch norm normalizes over a share of the batch, a virtual batch (E. Hoffer et al. 2017,
 arXiv:1705.08741). Its running statistics move once a batch, by the mean over the shares, whoever worked on which.
-They lag behind weights that move fast, so they are computed anew from training images before the weights are judged
+They lag behind weights that move fast, so they are computed again from training images before the weights are judged
 ("precise batch norm", Y. Wu and J. Johnson 2021, arXiv:2105.07576).
 """
 
@@ -59,14 +59,14 @@ def take(twin: nn.Module) -> Seen:
 
 
 @torch.no_grad()
-def gather(network: nn.Module, seen: Sequence[Seen], anew: bool = False) -> None:
-    """Move the network's statistics by their momentum, or `anew` altogether, to the mean over all parts, summed in the
+def gather(network: nn.Module, seen: Sequence[Seen], reset: bool = False) -> None:
+    """Move the network's statistics by their momentum, or `reset` altogether, to the mean over all parts, summed in the
     order in which they are given."""
     for norm, found in zip(tracking_norms(network), zip(*seen, strict=True), strict=True):
         parts, *sums = zip(*found, strict=True)
         if not sum(parts):
             continue
-        batches = norm.get_buffer("num_batches_tracked").add_(0 if anew else 1)
-        rate = 1.0 if anew else 1 / int(batches) if norm.momentum is None else norm.momentum
+        batches = norm.get_buffer("num_batches_tracked").add_(0 if reset else 1)
+        rate = 1.0 if reset else 1 / int(batches) if norm.momentum is None else norm.momentum
         for name, each in zip(STATISTICS, sums, strict=True):
             norm.get_buffer(name).lerp_(torch.stack(each).sum(dim=0) / sum(parts), rate)

@@ -38,7 +38,7 @@ def fit_closed_form(
         last.weight.copy_(torch.from_numpy(weight_CF * sharpness))
         last.bias.copy_(torch.from_numpy(bias_C * sharpness - inputs.logit_offsets))
     seconds = time.perf_counter() - start
-    fitted = as_it_is(network, card, inputs, device)
+    fitted = without_training(network, card, inputs, device)
     row = {str(column): float(value) for column, value in fitted.history.iloc[0].items()}
     cost = {"epoch_seconds": seconds, "images_per_second": len(inputs.rows) / seconds}
     say(row, cost, 0.0)
@@ -46,7 +46,7 @@ def fit_closed_form(
     return fitted
 
 
-def as_it_is(network: nn.Module, card: ModelCard, inputs: TrainingInputs, device: torch.device) -> Fitted:
+def without_training(network: nn.Module, card: ModelCard, inputs: TrainingInputs, device: torch.device) -> Fitted:
     """What a fit of no steps gives: the network, and its losses and accuracies as the one row of a history."""
     row: dict[str, float] = {"epoch": 1, "learning_rate": 0.0}
     for part, rows in (("train", inputs.rows), ("val", inputs.val_rows)):

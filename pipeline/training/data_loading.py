@@ -92,7 +92,7 @@ def data_loader(
     """`rows`: all that will ever be asked for. `wanted` as in `train.images`; `sharers`: processes on this memory."""
     used = np.unique(rows)
     size = len(used) * images_NHWC[0].nbytes
-    with turn(device):
+    with memory_lock(device):
         if wanted == "streamed" or (wanted == "auto" and size > ROOM * free_bytes(device) / sharers):
             return Streamed(images_NHWC, labels, device)
         return Resident(images_NHWC, labels, used, device)
@@ -111,7 +111,7 @@ def batches_of(inputs: TrainingInputs, recipe: Train, epoch: int, processes: int
     return np.array_split(drawn, min(math.ceil(count / recipe.batch_size), most))
 
 
-def turn(device: torch.device) -> FileLock:
+def memory_lock(device: torch.device) -> FileLock:
     """Held while one looks at what is free and takes its share: two trainings that start side by side would else both
     count on the same memory."""
     return FileLock(Path(tempfile.gettempdir()) / f"pipeline-{os.getuid()}-{device}.lock".replace(":", "-"))

@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.training import batch_norm
 
-LANES = 8  # sums of gradients that are made of a batch, at most: more workers than these have nothing to do
+MAX_PARTIAL_SUMS = 8  # sums of gradients that are made of a batch, at most: more workers than these have nothing to do
 _Worker = TypeVar("_Worker")
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -89,7 +89,7 @@ def gather(network: nn.Module, made: Sequence[Made]) -> None:
 def workers_for(network: nn.Module, size: int, shares: int, threads: int) -> int:
     """How many workers a CPU's threads make for batches of so many shares of images of `size`: none for a single share,
     and where the network draws random numbers that a worker cannot draw by itself, such as stochastic depth."""
-    return min(threads, shares, LANES) if shares > 1 and not _draws_globally(network, size) else 0
+    return min(threads, shares, MAX_PARTIAL_SUMS) if shares > 1 and not _draws_globally(network, size) else 0
 
 
 @torch.no_grad()

@@ -39,14 +39,14 @@ def choose_device(wanted: str) -> torch.device:
 
 def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Path | None = None) -> Placement:
     """Choose device and precision for a network, perhaps by a few probing steps on a copy of it. What these found is
-    read from `record` the next time: measured anew, it might tip over, and give other weights."""
+    read from `record` the next time: measured again, it might tip over, and give other weights."""
     device = choose_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.backends.cudnn.deterministic = True
     if recipe.precision != "auto":
         dtype = torch.bfloat16 if recipe.precision == "bfloat16" else None
-        return Placement(device, dtype, f"{recipe.precision}, as told")
+        return Placement(device, dtype, f"{recipe.precision}, as configured")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")

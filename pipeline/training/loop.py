@@ -4,17 +4,22 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pynvml
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import ImageRows, ModelCard
 from pipeline.config import Train
 from pipeline.errors import UserError
+from pipeline.evaluation.metrics import accuracy
+from pipeline.networks.deployable import probabilities
 from pipeline.training import batch_norm
 from pipeline.training.checkpointing import Checkpoints, State
 from pipeline.training.data_loading import DataLoader, batches_of, data_loader
@@ -22,7 +27,7 @@ from pipeline.training.device import Placement, place
 from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.inputs import TrainingInputs
 from pipeline.training.schedule import share
-from pipeline.training.signals import Interrupted, Stop, noticed
+from pipeline.training.signals import Interrupted, Stop, deferred_signals
 from pipeline.training.step import NEVER, TrainingStep
 
 ASK = 20  # steps of several processes between two questions whether to stop: each costs a wait for all
@@ -57,13 +62,27 @@ def fit(
         step = TrainingStep(network, card, inputs, recipe, placement, group)
         loader = data_loader(inputs.images_NHWC, inputs.labels, rows, recipe.images, placement.device, sharers)
         training = _Training(step, inputs, loader, checkpoints)
-        with noticed() as stop, step.workers.at_work():
+        with deferred_signals() as stop, step.workers.at_work():
             training.run(stop, on_epoch)
     except torch.OutOfMemoryError as error:
         remedy = "set train.images to streamed, or lower train.micro_batch or ingest.image_size"
         raise UserError(f"the GPU has not enough memory ({str(error).split('.')[0]}): {remedy}") from error
     network.load_state_dict(training.best_state)
     return Fitted(network.cpu().eval(), pd.DataFrame(training.history), training.best_epoch, placement)
+
+
+def metrics(fitted: Fitted, card: ModelCard, inputs: TrainingInputs) -> dict[str, Any]:
+    """Facts of a fitted network; the validation accuracy is measured again in float32."""
+    images = ImageRows(inputs.images_NHWC, inputs.val_rows)
+    scores = probabilities(fitted.network, card, images, fitted.placement.device)
+    return {
+        "best_val_accuracy": accuracy(scores, inputs.labels[inputs.val_rows]),
+        "train_accuracy_at_best": float(fitted.history["train_accuracy"].iloc[fitted.best_epoch - 1]),
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+        "parameters": sum(parameter.numel() for parameter in fitted.network.parameters()),
+        "training_images": len(np.unique(inputs.rows)),
+    }
 
 
 def say(row: Mapping[str, float], cost: Mapping[str, float], left: float) -> None:
@@ -99,7 +118,7 @@ class _Training:
                 print(f"going on {self._where()}, from the checkpoint in {checkpoints.folder}", flush=True)
 
     def run(self, stop: Stop, on_epoch: OnEpoch) -> None:
-        while self._goes_on():
+        while self._should_continue():
             row, cost = self._epoch(len(self.history) + 1, stop)
             if self.group.is_main:
                 limit = self.start + (60 * self.recipe.time_limit or math.inf)
@@ -109,10 +128,10 @@ class _Training:
             self._pause(stop, self.done)
         self._save()  # the other seeds may still be killed
 
-    def _goes_on(self) -> bool:
+    def _should_continue(self) -> bool:
         if not self.history or self.done:  # one epoch in any case, and none is left half done
             return True
-        self._tell_time()
+        self._sync_clock()
         patient = not self.recipe.patience or len(self.history) - self.best_epoch < self.recipe.patience
         return len(self.history) < self.recipe.epochs and self._share_of_time() < 1 and patient
 
@@ -126,19 +145,19 @@ class _Training:
         name, looked = f"epoch {epoch}/{self.recipe.epochs}", time.monotonic()
         with tqdm(total=images, desc=name, unit=" images", leave=False, disable=hidden) as bar:
             step.train()
-            for pixels, labels in self.loader.batches([self._mine(batch) for batch in batches[self.done :]]):
-                self._tell_time()
+            for pixels, labels in self.loader.batches([self._my_share(batch) for batch in batches[self.done :]]):
+                self._sync_clock()
                 number = (epoch - 1) * self.steps + self.done
                 step.update(pixels, labels, self._learning_rate(self.done), number, len(batches[self.done]))
                 self.done += 1
                 bar.update(len(labels) * self.group.size)
                 if step.device.type == "cpu" or time.monotonic() - looked > LOOK:
-                    tally, looked = self._look(), time.monotonic()
+                    tally, looked = self._check_tally(), time.monotonic()
                     bar.set_postfix_str(f"loss {tally['loss']:.3f}, accuracy {tally['accuracy']:.3f}", False)
                 self._pause(stop, number + 1)
                 if self._share_of_time() >= 1:
                     break
-        tally = self._look(self.group)
+        tally = self._check_tally(self.group)
         trained = time.perf_counter() - start
         val_loss, val_accuracy = self._validate(stop)
         row = {
@@ -160,6 +179,8 @@ class _Training:
         if step.device.type == "cuda":
             cost["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
             torch.cuda.reset_peak_memory_stats()
+            with suppress(RuntimeError, pynvml.NVMLError):  # parts of a GPU, and some containers, do not say
+                cost["gpu_temperature_c"] = float(torch.cuda.temperature())
         return row, cost
 
     def _learning_rate(self, step: int) -> float:
@@ -168,7 +189,7 @@ class _Training:
         val_losses = [row["val_loss"] for row in self.history]
         return self.recipe.learning_rate * share(self.recipe, min(1.0, progress), val_losses)
 
-    def _tell_time(self) -> None:
+    def _sync_clock(self) -> None:
         """All processes go by one clock, or their learning rates would drift apart."""
         if self.recipe.time_limit:
             self.now = self.group.broadcast(time.perf_counter() - self.start)
@@ -176,7 +197,7 @@ class _Training:
     def _share_of_time(self) -> float:
         return self.now / (60 * self.recipe.time_limit) if self.recipe.time_limit else 0.0
 
-    def _mine(self, rows: np.ndarray) -> np.ndarray:
+    def _my_share(self, rows: np.ndarray) -> np.ndarray:
         """This process's share of them."""
         return np.array_split(rows, self.group.size)[self.group.rank]
 
@@ -184,9 +205,9 @@ class _Training:
         """Mean cross-entropy and accuracy on the validation rows. Raises UserError when the loss is not finite."""
         step, size = self.step, self.recipe.batch_size
         some = np.random.default_rng(self.recipe.seed).permutation(self.inputs.rows)[: batch_norm.IMAGES]
-        step.settle(self.loader.batches(np.array_split(some, math.ceil(len(some) / size))))
+        step.recompute_batch_norm(self.loader.batches(np.array_split(some, math.ceil(len(some) / size))))
         self.group.broadcast_buffers(step.validated)
-        mine = self._mine(self.inputs.val_rows)
+        mine = self._my_share(self.inputs.val_rows)
         sums = torch.zeros(3, device=step.device)
         for pixels, labels in self.loader.batches([mine[i : i + size] for i in range(0, len(mine), size)]):
             sums += step.score(pixels, labels)
@@ -197,7 +218,7 @@ class _Training:
             raise self._not_finite(f"validation loss is not finite in epoch {len(self.history) + 1}")
         return loss / count, correct / count
 
-    def _look(self, group: Distributed = ALONE) -> dict[str, float]:
+    def _check_tally(self, group: Distributed = ALONE) -> dict[str, float]:
         """What the epoch has come to so far. Raises UserError when a loss was not finite."""
         tally = self.step.read_tally(group)
         if tally["bad_step"] < NEVER:
@@ -224,7 +245,7 @@ class _Training:
     def _save(self) -> None:
         """Never a state whose loss was not finite."""
         if self.checkpoints and self.group.is_main:
-            self._look()
+            self._check_tally()
             state = {name: getattr(self, name) for name in POSITION}
             state |= {"step": self.step.state(), "seconds": time.perf_counter() - self.start}
             self.checkpoints.save(self.recipe.seed, state)

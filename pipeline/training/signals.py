@@ -21,7 +21,7 @@ class Stop:
 
 
 @contextmanager
-def ended_at_once() -> Iterator[None]:
+def immediate_signals() -> Iterator[None]:
     """SIGTERM as an Interrupted, as Ctrl-C is a KeyboardInterrupt, before and after the steps of a training."""
 
     def end(signal_number: int, frame: FrameType | None) -> None:
@@ -35,7 +35,7 @@ def ended_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def noticed() -> Iterator[Stop]:
+def deferred_signals() -> Iterator[Stop]:
     """The first signal is noted; a second one does what it always does, so that nobody has to wait."""
     stop = Stop()
 

@@ -24,7 +24,7 @@ from pipeline.config import Train
 from pipeline.networks.architectures import learning_rates
 from pipeline.training import batch_norm, data_parallel
 from pipeline.training.checkpointing import State
-from pipeline.training.data_parallel import LANES, Workers, workers_for
+from pipeline.training.data_parallel import MAX_PARTIAL_SUMS, Workers, workers_for
 from pipeline.training.device import Placement
 from pipeline.training.distributed import ALONE, Distributed
 from pipeline.training.ema import Ema
@@ -140,7 +140,7 @@ class TrainingStep:
         count = max(1, min(math.ceil(batch / self.group.size / self.share), len(labels) // 2))
         numbers = range(self.group.rank * count, (self.group.rank + 1) * count)
         shares = list(zip(numbers, images_NHWC.tensor_split(count), labels.tensor_split(count), strict=True))
-        lanes = min(count, LANES)
+        lanes = min(count, MAX_PARTIAL_SUMS)
         cut = [shares[i * count // lanes : (i + 1) * count // lanes] for i in range(lanes)]
         # DistributedDataParallel takes the mean over the processes
         made = self.workers.map(partial(self._lane, number=number, divisor=batch / self.group.size), cut)
@@ -191,12 +191,12 @@ class TrainingStep:
         how = f"the batch stays {self.recipe.batch_size}, going on with {self.micro_batch} (train.micro_batch)"
         print(f"out of GPU memory with {taken} images at once: {how}, in batch norm too", flush=True)
 
-    def settle(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Compute the validated network's batch norm statistics anew, from training images without augmentation."""
+    def recompute_batch_norm(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Compute the validated network's batch norm statistics again, from training images without augmentation."""
         if not any(norm.training for norm in batch_norm.tracking_norms(self.workers.workers[0].observer)):
             return
         seen = [self.workers.map(self._observe, images.tensor_split(self._parts(len(images)))) for images, _ in batches]
-        batch_norm.gather(self.validated, list(chain.from_iterable(seen)), anew=True)
+        batch_norm.gather(self.validated, list(chain.from_iterable(seen)), reset=True)
 
     @torch.no_grad()
     def _observe(self, worker: Worker, part: torch.Tensor) -> batch_norm.Seen:

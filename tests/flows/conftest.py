@@ -87,7 +87,7 @@ def add_flows(toy: Path, verb: str) -> None:
     """The real flows, and a pipeline that has nothing but their imports and Python code for every verb."""
     shutil.copytree(PROJECT / "flows", toy / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     (toy / "pipeline").mkdir()
-    for name in ("__init__.py", "errors.py", "layout.py"):
+    for name in ("__init__.py", "errors.py", "layout.py", "proxies.py"):
         shutil.copy(PROJECT / "pipeline" / name, toy / "pipeline")
     (toy / "pipeline" / "__main__.py").write_text(verb)
 

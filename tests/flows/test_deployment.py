@@ -75,8 +75,10 @@ def test_the_deployment_runs_and_is_cancelled_as_a_whole(
         names = ["split", "train@a", "train@b", "compare", "register", "promote"]
         wait_until(lambda: states_of(run.id) == dict.fromkeys(names, "Completed"))
 
+        assert "Completed" in command("deployment", "run", "promotion/local", "--watch", "--param", "verb=verify")
+
         edit("train.sh", "cat split", "echo $$ >> pids; sleep 1000\ncat split")
-        (deployment,) = client.read_deployments()
+        (deployment,) = (each for each in client.read_deployments() if each.concurrency_limit or each.schedules)
         assert [schedule.active for schedule in deployment.schedules] == [False]
         assert deployment.global_concurrency_limit is not None and deployment.global_concurrency_limit.limit == 1
         second = client.create_flow_run_from_deployment(deployment.id)
