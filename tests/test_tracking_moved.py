@@ -9,11 +9,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline import registry
 from pipeline.artifacts import Dataset, ModelCard
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.registry import register
+from pipeline.registry.versions import load, register
 from pipeline.tracking.live import live_run
 from pipeline.tracking.server import PLACES, connect
 from pipeline.tracking.sync import sync, sync_or_warn
@@ -49,8 +48,8 @@ def test_a_moved_or_copied_project_keeps_its_champion_and_leaves_the_old_place_a
     start(old)
     leave_results(card, dataset)
     name = params.registry.name
-    connect().set_registered_model_alias(name, "champion", register(params)[0])
-    first = registry.load(name, "champion").card
+    connect().set_registered_model_alias(name, "champion", register(params).version)
+    first = load(name, "champion").card
     if moved:
         shutil.move(old, new)
     else:
@@ -58,7 +57,7 @@ def test_a_moved_or_copied_project_keeps_its_champion_and_leaves_the_old_place_a
     before = content(tmp_path / "it's")
     start(new)
     capsys.readouterr()
-    assert registry.load(name, "champion").card == first
+    assert load(name, "champion").card == first
     assert capsys.readouterr().err.count(f"{old}/mlruns/") == 1
     with live_run(params, MODEL, "key") as training:
         training.epoch(EPOCHS[0], {})
@@ -66,8 +65,7 @@ def test_a_moved_or_copied_project_keeps_its_champion_and_leaves_the_old_place_a
         connect().log_artifact(training.run_id, "note.txt")
     leave_results(card, dataset, seed=1)
     run_id = sync(connect(), params, MODEL)
-    version, _ = register(params)
-    assert (version, run_id != training.run_id) == ("2", True)
+    assert (register(params).version, run_id != training.run_id) == ("2", True)
     for place in (run_id, training.run_id):
         assert Path(connect().get_run(place).info.artifact_uri).is_relative_to(new)
     assert list(new.glob(f"mlruns/*/{training.run_id}/artifacts/note.txt"))
