@@ -51,6 +51,7 @@ check: $(READY) ## lint, formatting, types, import contracts
 # API is for Prefect's page.
 ui: $(READY) ## MLflow at 127.0.0.1:5000 and Prefect at 127.0.0.1:4200, until Ctrl-C
 	@test -n "$$MLFLOW_TRACKING_URI" || python -c 'from pipeline.tracking.server import connect; connect()'
+	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)/#/experiments?workflowType=machine_learning"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 & mlflow=$$!; \
 	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \

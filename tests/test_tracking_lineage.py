@@ -38,7 +38,7 @@ def repository(tracking_folder: Path, card: ModelCard, dataset: Dataset) -> Path
     (tracking_folder / "requirements.lock").write_text("torch==1")
     (tracking_folder / ".gitignore").write_text("/mlflow.db*\n/mlruns/\n/artifacts/\n/resume/\n")
     leave_results(card, dataset)
-    git("init", "--quiet")
+    git("rm", "--cached", "--quiet", "mlflow.db")
     git("add", ".")
     git("commit", "--quiet", "-m", "start")
     return tracking_folder

@@ -21,6 +21,7 @@ from pipeline.tracking.lineage import device_name, machine
 from pipeline.tracking.server import AWAY_SECONDS, attempt, connect
 
 SYSTEM_SECONDS = 10.0  # between two looks at the machine
+SHARE, LONGEST = 0.01, 600.0  # of the time of training that epochs may cost, as far as a pause of so many seconds goes
 
 
 @dataclass
@@ -35,6 +36,7 @@ class LiveRun:
     client: MlflowClient | None = None  # none yet: the server was away from the start
     run_id: str = ""
     again: float = 0.0  # no try before this time
+    pause: float = 0.0  # nor an epoch before this one: short ones are sent together
     unsent: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     sent: dict[str, set[int]] = field(default_factory=dict)  # what the server had before this process
 
@@ -66,7 +68,9 @@ class LiveRun:
         """`prefix` stands before the names of the metrics, for one of several seeds."""
         values = {name: row[name] for name in ("epoch", *runs.EPOCH_METRICS)} | dict(cost)
         self.unsent.setdefault(prefix, []).append(values)
-        self.send("the epoch's metrics")
+        if (start := time.monotonic()) >= self.pause:
+            self.send("the epoch's metrics")
+            self.pause = start + min((time.monotonic() - start) / SHARE, LONGEST)
 
     def finished(self, checkpoint: Path, tags: Mapping[str, str]) -> None:
         """`sync` finds the run by the memo, and gives it the tag of its checkpoint. `tags`: device, precision."""
@@ -98,6 +102,8 @@ def live_run(params: Params, model: str, key: str, is_main: bool = True) -> Iter
             if monitor and time.monotonic() >= live.again:  # else its thread may hang in a call to the server
                 monitor.finish()
             if client := live.client:
+                if any(live.unsent.values()):
+                    live.send("the last epochs")
                 attempt("the end of the run", lambda: client.set_terminated(live.run_id, status))
 
 
