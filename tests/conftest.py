@@ -71,7 +71,7 @@ def dataset(digit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
         return read_dataset()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def card(dataset: Dataset) -> ModelCard:
     """A card for the dataset; its statistics are plausible, not measured."""
     return ModelCard(
@@ -95,13 +95,17 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def new_project(folder: Path, fresh_store: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder, with an MLflow store of its own, and with code and packages that have a hash."""
+    patch.chdir(folder)
+    shutil.copy(fresh_store, folder / "mlflow.db")
+    (folder / "requirements.lock").write_text("# nothing\n")
+    commit = "git init -q && git add . && git -c user.name=t -c user.email=t@t commit -qm first"
+    subprocess.run(commit, shell=True, check=True)
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    return folder
+
+
 @pytest.fixture
-def tracking_folder(working_folder: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an MLflow store of its own, and with code and packages that have a hash."""
-    shutil.copy(fresh_store, working_folder / "mlflow.db")
-    (working_folder / "requirements.lock").write_text("# nothing\n")
-    subprocess.run(
-        "git init -q && git add . && git -c user.name=t -c user.email=t@t commit -qm first", shell=True, check=True
-    )
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{working_folder / 'mlflow.db'}")
-    return working_folder
+def tracking_folder(tmp_path: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return new_project(tmp_path, fresh_store, monkeypatch)

@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipeline.registry.versions import choose, register
 from pipeline.tracking import runs
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, new_project
 from tests.results import CHECKPOINT, MODEL, leave_results
 
 pytestmark = pytest.mark.usefixtures("tracking_folder")
@@ -49,38 +49,48 @@ def test_the_candidate_is_chosen_by_validation_accuracy_within_the_budgets() -> 
         choose(ROWS, Registry(max_latency_ms=1.5))
 
 
+def make(params: Params, card: ModelCard, dataset: Dataset, seed: int) -> str:
+    """Registers the network of a seed, as if it had been trained here and now; its version."""
+    leave_results(card, dataset, seed)
+    memo = runs.run_memo(MODEL)
+    runs.note_training(params, MODEL, memo, f"{seed}")
+    runs.note_end(memo, CHECKPOINT, {})
+    return register(params).version
+
+
 @pytest.fixture
 def new(tracking_folder: Path, params: Params, card: ModelCard, dataset: Dataset) -> Callable[[int], str]:
-    """Registers the network of a seed; its version."""
-
-    def make(seed: int) -> str:
-        leave_results(card, dataset, seed)
-        memo = runs.run_memo(MODEL)  # trained here and now
-        runs.note_training(params, MODEL, memo, f"{seed}")
-        runs.note_end(memo, CHECKPOINT, {})
-        return register(params).version
-
-    return make
+    return partial(make, params, card, dataset)
 
 
 @pytest.fixture
 def promote(params: Params, card: ModelCard, dataset: Dataset) -> Promote:
     def run(version: str = "", force: str = "", data: Dataset = dataset, **knobs: object) -> Outcome:
-        registry = params.registry.model_copy(update=knobs)
+        registry = params.registry.model_copy(update={"max_calibration_error": 1.0} | knobs)
         asked = params.model_copy(update={"registry": registry})
         return promotion.promote(asked, data, card.preprocessing, version, force)
 
     return run
 
 
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, params: Params, card: ModelCard, dataset: Dataset
+) -> Path:
+    """A project whose versions 1 to 3 were champion, each after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = new_project(tmp_path_factory.mktemp("prepared"), fresh_store, patch)
+        for seed in range(3):
+            make(params, card, dataset, seed)
+            promotion.promote(params, dataset, card.preprocessing, force=f"for the test {seed}")
+    return folder
+
+
 @pytest.fixture
-def three(new: Callable[[int], str], promote: Promote) -> list[str]:
-    """Versions 1 to 3, each champion after the other."""
-    made = []
-    for seed in range(3):
-        made.append(new(seed))
-        promote(force=f"for the test {seed}")
-    return made
+def three(prepared: Path, tracking_folder: Path) -> None:
+    """A copy of it: no artifact is looked for in the original's folder."""
+    shutil.rmtree(tracking_folder / ".git")
+    shutil.copytree(prepared, tracking_folder, dirs_exist_ok=True)
 
 
 def aliases(params: Params) -> dict[str, str]:
@@ -101,7 +111,7 @@ def test_a_model_is_registered_once_and_the_first_one_is_judged_by_itself(
     assert register(params).version == "1" and aliases(params) == {"challenger": "1"}
     assert connect().get_run(sync(connect(), params, MODEL)).info.end_time == ended
     assert promote(max_calibration_error=0.0001).outcome == "refused"
-    assert promote(max_calibration_error=1.0).outcome == "promoted" and aliases(params)["champion"] == "1"
+    assert promote().outcome == "promoted" and aliases(params)["champion"] == "1"
     assert promote().outcome == "unchanged"
     assert verbs(params) == ["refuse", "promote"]
 
@@ -112,26 +122,26 @@ def test_a_model_whose_training_nobody_knows_is_refused(
     """DVC restored it from its cache, and MLflow never heard of its training."""
     leave_results(card, dataset)
     register(params)
-    assert "git.commit" in promote(max_calibration_error=1.0).why
+    assert "git.commit" in promote().why
 
 
 def test_a_challenger_that_is_no_better_is_refused_and_not_tested_twice(
     params: Params, new: Callable[[int], str], promote: Promote
 ) -> None:
     new(0)
-    promote(max_calibration_error=1.0)
+    promote()
     new(1)
-    first, second = (promote(max_calibration_error=1.0, alpha=0.4) for _ in range(2))
+    first, second = (promote(alpha=0.4) for _ in range(2))
     assert first.outcome == second.outcome != "promoted" and first.content["verdict"]["checks"]
     assert len(verbs(params)) == 2 and aliases(params) == {"challenger": "2", "champion": "1"}
-    promote(max_calibration_error=1.0, alpha=0.3)
+    promote(alpha=0.3)
     assert len(verbs(params)) == 3, "another question"
 
 
 def test_a_better_challenger_is_promoted(params: Params, new: Callable[[int], str], promote: Promote) -> None:
     """Faster, as its file is told to be slow here; what it is held against is the champion of now."""
     new(0)
-    promote(max_calibration_error=1.0)
+    promote()
     new(1)
     done = promote(improve="size", factor=1.0001, margin=0.999, max_recall_drop=0.999, max_calibration_error=1.0)
     assert done.outcome == "refused", "as large as the champion"
@@ -139,8 +149,9 @@ def test_a_better_challenger_is_promoted(params: Params, new: Callable[[int], st
     assert content["test_images"] == 24 and content["from"] == content["to"] == "1"
 
 
+@pytest.mark.usefixtures("three")
 def test_a_champion_that_is_rolled_back_does_not_return_by_itself(
-    params: Params, three: list[str], new: Callable[[int], str], promote: Promote, tmp_path: Path
+    params: Params, new: Callable[[int], str], promote: Promote, tmp_path: Path
 ) -> None:
     """The file that comes back is the one that went. Only a person's reason brings the withdrawn version back."""
     client, name = connect(), params.registry.name
@@ -157,7 +168,8 @@ def test_a_champion_that_is_rolled_back_does_not_return_by_itself(
         rollback(params, "and again")
 
 
-def test_a_rejected_version_is_not_offered(params: Params, three: list[str], new: Callable[[int], str]) -> None:
+@pytest.mark.usefixtures("three")
+def test_a_rejected_version_is_not_offered(params: Params, new: Callable[[int], str]) -> None:
     assert new(3) == "4" and aliases(params)["challenger"] == "4"
     assert reject(params, "4", "trained on the wrong data").outcome == "rejected"
     assert "challenger" not in aliases(params) and "wrong data" in register(params).withdrawn
@@ -167,8 +179,9 @@ def test_a_rejected_version_is_not_offered(params: Params, three: list[str], new
         reject(params, "9", "there is none")
 
 
+@pytest.mark.usefixtures("three")
 def test_an_alias_that_was_moved_by_hand_stays_where_it_is(
-    params: Params, three: list[str], promote: Promote, monkeypatch: pytest.MonkeyPatch
+    params: Params, promote: Promote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(promotion, "HAND", 0.01)
     connect().set_registered_model_alias(params.registry.name, "champion", "1")
@@ -177,8 +190,9 @@ def test_an_alias_that_was_moved_by_hand_stays_where_it_is(
     assert verbs(params)[-1] == "moved"
 
 
+@pytest.mark.usefixtures("three")
 def test_a_deleted_champion_makes_room_for_nobody(
-    params: Params, three: list[str], promote: Promote, monkeypatch: pytest.MonkeyPatch
+    params: Params, promote: Promote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(promotion, "HAND", 0.01)
     connect().delete_model_version(params.registry.name, "3")
@@ -190,11 +204,12 @@ def test_a_deleted_champion_makes_room_for_nobody(
 def test_a_champion_of_before_the_history_is_found(params: Params, new: Callable[[int], str], promote: Promote) -> None:
     connect().set_registered_model_alias(params.registry.name, "champion", new(0))
     new(1)
-    assert promote(max_calibration_error=1.0, alpha=0.4).outcome != "promoted"
+    assert promote(alpha=0.4).outcome != "promoted"
     assert verbs(params)[0] == "found" and aliases(params)["champion"] == "1"
 
 
-def test_a_damaged_file_is_never_served(params: Params, three: list[str], promote: Promote) -> None:
+@pytest.mark.usefixtures("three")
+def test_a_damaged_file_is_never_served(params: Params, promote: Promote) -> None:
     name = params.registry.name
     location = connect().get_model_version_download_uri(name, "3")
     (file,) = Path(location.removeprefix("file://")).rglob("*.onnx")
@@ -229,8 +244,9 @@ def tampered(client: MlflowClient, model: str, how: str) -> None:
             client.set_model_version_tag(model, "2", history.HASH, history.digest_of(text))
 
 
+@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("how", ["changed", "changed well", "deleted", "cut", "swapped"])
-def test_a_history_that_was_changed_is_noticed(params: Params, three: list[str], promote: Promote, how: str) -> None:
+def test_a_history_that_was_changed_is_noticed(params: Params, promote: Promote, how: str) -> None:
     """Nothing is promoted on it, until a person goes on from there; that it was changed is said for ever."""
     name = params.registry.name
     assert views.verify(name)[0] == []
@@ -245,7 +261,8 @@ def test_a_history_that_was_changed_is_noticed(params: Params, three: list[str],
     assert problems == [] and any("accepted before" in text for text in checked)
 
 
-def test_who_was_champion_at_a_time(params: Params, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("three")
+def test_who_was_champion_at_a_time(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     name = params.registry.name
     now = datetime.now(UTC)
     assert [row["to"] for row in views.entries(name)] == ["1", "2", "3"]
@@ -258,7 +275,8 @@ def test_who_was_champion_at_a_time(params: Params, three: list[str], monkeypatc
         views.entries(name, "yesterday")
 
 
-def test_many_at_once_leave_one_champion_and_a_history_that_verifies(params: Params, three: list[str]) -> None:
+@pytest.mark.usefixtures("three")
+def test_many_at_once_leave_one_champion_and_a_history_that_verifies(params: Params) -> None:
     """Each sees the others' entries: whoever comes second looks again."""
 
     def race(number: int) -> str:
@@ -282,38 +300,38 @@ def test_many_at_once_leave_one_champion_and_a_history_that_verifies(params: Par
 
 
 KILLED = """
-    import os, sys
-    from mlflow import MlflowClient
-    from pipeline.config import load
-    from pipeline.registry import history, promotion
-    from pipeline.tracking import runs
+import os, sys
+from mlflow import MlflowClient
+from pipeline.registry import promotion
 from pipeline.tracking.server import connect
 
-    left = [int(sys.argv[1])]
-    def dying(method):
-        def call(self, *args, **kwargs):
-            if left[0] == 0:
-                os._exit(9)
-            left[0] -= 1
-            return method(self, *args, **kwargs)
-        return call
-    for name in ("create_model_version", "create_registered_model", "set_registered_model_alias",
-                 "set_registered_model_tag", "set_model_version_tag", "delete_registered_model_alias"):
-        setattr(MlflowClient, name, dying(getattr(MlflowClient, name)))
-    name, version = sys.argv[2], sys.argv[3]
-    def step(seen):
-        return promotion._write(connect(), seen, "promote", version, version, "killed")
-    promotion._race(connect(), name, step)
+left, (name, version) = int(sys.argv[1]), sys.argv[2:]
+
+def dying(method):
+    def call(self, *args, **kwargs):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return method(self, *args, **kwargs)
+    return call
+
+for method in ("create_model_version", "create_registered_model", "set_registered_model_alias",
+               "set_registered_model_tag", "set_model_version_tag", "delete_registered_model_alias"):
+    setattr(MlflowClient, method, dying(getattr(MlflowClient, method)))
+step = lambda seen: promotion._write(connect(), seen, "promote", version, version, "killed")
+promotion._race(connect(), name, step)
 """
 
 
-def test_a_kill_at_any_point_leaves_the_old_champion_or_the_new_one(params: Params, three: list[str]) -> None:
+@pytest.mark.usefixtures("three")
+def test_a_kill_at_any_point_leaves_the_old_champion_or_the_new_one(params: Params) -> None:
     """Before each write of a promotion in turn, as SIGKILL does; the next verb finishes what was begun."""
     name, alive = params.registry.name, False
     for writes in range(12):
         old = settle(connect(), name).champion
         new = "1" if old != "1" else "2"
-        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(writes), name, new]
+        command = [sys.executable, "-c", KILLED, str(writes), name, new]
         alive = subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(PROJECT)}).returncode == 0
         seen = settle(connect(), name)
         assert seen.champion in (old, new) and aliases(params)["champion"] == seen.champion
@@ -324,14 +342,7 @@ def test_a_kill_at_any_point_leaves_the_old_champion_or_the_new_one(params: Para
     assert alive
 
 
-@pytest.fixture
-def champion(new: Callable[[int], str], promote: Promote) -> None:
-    """Version 1, of `dataset`."""
-    new(0)
-    promote(max_calibration_error=1.0)
-
-
-@pytest.mark.usefixtures("champion")
+@pytest.mark.usefixtures("three")
 def test_a_model_of_another_task_is_refused_before_an_alias_moves(
     params: Params, card: ModelCard, dataset: Dataset
 ) -> None:
@@ -339,12 +350,12 @@ def test_a_model_of_another_task_is_refused_before_an_alias_moves(
     names = ("x", "y", "z")
     other = Dataset(dataset.images_NHWC, dataset.labels, dataset.splits, names)
     leave_results(ModelCard(card.architecture, names, card.preprocessing, card.mean, card.std), other, seed=1)
-    with pytest.raises(UserError, match=r"version 1 .* `registry\.name`"):
+    with pytest.raises(UserError, match=r"version 3 .* `registry\.name`"):
         register(params)
     assert aliases(params) == {"challenger": "1", "champion": "1"} and len(views.versions(params.registry.name)) == 1
 
 
-@pytest.mark.usefixtures("champion")
+@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("change", ["moved", "renamed", "replaced", "twin", "left_out", "all"])
 def test_images_that_taught_the_champion_do_not_test_it(
     params: Params, card: ModelCard, dataset: Dataset, promote: Promote, change: str
@@ -389,7 +400,7 @@ def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one(
         versions.load(name, "champion")
 
 
-@pytest.mark.usefixtures("champion")
+@pytest.mark.usefixtures("three")
 def test_a_version_keeps_images_and_what_it_says_of_them(params: Params, dataset: Dataset, tmp_path: Path) -> None:
     loaded = versions.fetch(connect(), params.registry.name, "champion", tmp_path)
     with np.load(loaded.file.parent / "golden.npz") as golden:
@@ -406,11 +417,12 @@ def test_a_verb_before_the_stages_says_what_to_run_first(monkeypatch: pytest.Mon
         main()
 
 
+@pytest.mark.usefixtures("three")
 @pytest.mark.parametrize(
     "words", ["list", "show 1", "show champion", "history", "history --at 2020-01-01", "diff 1 2", "verify"]
 )
 def test_what_the_registry_prints(
-    params: Params, three: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
     """A table for people, and the same as JSON."""
     text = (PROJECT / "params.yaml").read_text().replace('name: "digits"', f'name: "{params.registry.name}"')
