@@ -1,12 +1,15 @@
 """What the stages leave for one model, from a network that knows nothing, but is real."""
 
+import numpy as np
 import pandas as pd
 import torch
 
 from pipeline import layout
 from pipeline.artifacts import Dataset, ModelCard, sha256, write_images, write_json, write_metrics, write_table
 from pipeline.config import Export
+from pipeline.evaluation import metrics as metrics_of
 from pipeline.networks import weights
+from pipeline.networks.deployable import probabilities
 from pipeline.networks.weights import fresh
 from pipeline.stages.export import export
 
@@ -28,7 +31,7 @@ def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
     write_table(layout.MANIFEST, dataset.splits)
     write_table(layout.SPLITS, dataset.splits)
     write_table(layout.history("train", MODEL), pd.DataFrame(EPOCHS).astype({"seed": int, "epoch": int}))
-    measured = {"best_val_accuracy": 0.3, "parameters": 7}
+    measured = {"best_val_accuracy": 0.3, "parameters": 7, "training_images": 72}
     write_metrics("train", MODEL, measured, CHECKPOINT, splits=sha256(layout.SPLITS))
     images, labels = dataset.of("val")
     metrics = export(network, card, images, labels, Export(), layout.onnx("fp32", MODEL))
@@ -37,4 +40,9 @@ def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
         "model": MODEL, "variant": "fp32", "checkpoint": sha256(CHECKPOINT), "accuracy": 0.4, "agreement": 1.0,
         "size_mb": 1.0, "val_accuracy": 0.9, "latency_ms": 0.5,
     }  # fmt: skip
+    images, labels = dataset.of("test")
+    scores = probabilities(network, card, images, torch.device("cpu"))
+    numbers = metrics_of.summary(scores, labels, np.arange(len(labels)), 15)
+    write_metrics("evaluate", MODEL, {**numbers, "variants": {}, "seeds": {"n": 1}}, CHECKPOINT)
+    write_table(layout.per_class(MODEL), metrics_of.per_class(scores, labels, card.class_names))
     write_json(layout.BENCHMARK, {"variants": [row]})

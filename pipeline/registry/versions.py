@@ -1,6 +1,7 @@
 """Versions of the registered model: which candidate becomes one, what is kept with it, and loading it checked."""
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -22,6 +24,7 @@ from pipeline.evaluation.selection import best_by_validation
 from pipeline.inference.predictor import Predictor
 from pipeline.preprocessing import Preprocessing
 from pipeline.registry import history as log
+from pipeline.registry.model_card import model_card
 from pipeline.registry.packaging import log_args
 from pipeline.tracking.runs import CHECKPOINT_TAG, recorded_lineage
 from pipeline.tracking.server import connect, explained
@@ -29,7 +32,7 @@ from pipeline.tracking.sync import sync
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 SHA256, CARD = "sha256", "card"  # tags of a version: of its ONNX file, and the file's model card
-GOLDEN = 16  # images that are kept with a version
+GOLDEN, MOST_TEXT = 16, 5000  # images that are kept with a version; characters of a description in MLflow
 # Without these nobody finds the way back from a version to what made it
 LINEAGE = ("lineage.git.commit", "lineage.data.sha256", "lineage.splits.sha256", "lineage.environment.sha256")
 
@@ -102,7 +105,9 @@ def register(params: Params) -> Registered:
         expect_same_task(name, champion, theirs, card.class_names, card.preprocessing)
     same = client.search_model_versions(f"name = '{name}' and tags.`{SHA256}` = '{sha256(path)}'")
     version = (
-        str(max(int(v.version) for v in same)) if same else _new_version(client, name, path, best, runs[best["model"]])
+        str(max(int(v.version) for v in same))
+        if same
+        else _new_version(client, params, path, best, runs[best["model"]])
     )
     withdrawn = log.read(client, name).withdrawn.get(version)
     if withdrawn is None:
@@ -110,20 +115,30 @@ def register(params: Params) -> Registered:
     return Registered(version, best, str(withdrawn) if withdrawn else "")
 
 
-def _new_version(client: MlflowClient, name: str, path: Path, row: dict[str, Any], run_id: str) -> str:
+def _new_version(client: MlflowClient, params: Params, path: Path, row: dict[str, Any], run_id: str) -> str:
     """With all its tags in one step: a kill before it leaves nothing that looks like a version. What the gate needs
     later is kept in the version itself, as runs get deleted."""
+    name, card = params.registry.name, Predictor(path).card
     with tempfile.TemporaryDirectory() as folder:
-        golden = _golden(path, Path(folder) / "golden.npz")
+        golden, described = _golden(path, Path(folder) / "golden.npz"), Path(folder) / "model_card.md"
+        described.write_text(model_card(params, row, card), encoding="utf-8")
         (scratch := Path(folder) / "scratch").mkdir()
         # Not mlflow.pyfunc.log_model, which would open the run again and so move its end
-        made = log_args(path, scratch, layout.SPLITS, golden)
+        made = log_args(path, scratch, layout.SPLITS, golden, described)
         info = Model.log(None, mlflow.pyfunc, name="model", run_id=run_id, **made)
-    tags = {key: f"{value:.6g}" for key, value in row.items() if isinstance(value, int | float)}
+        text = described.read_text(encoding="utf-8")[:MOST_TEXT]
+    numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"version/{key}", value, now, 0, model_id=info.model_id, run_id=run_id) for key, value in numbers.items()
+    ]
+    client.log_batch(run_id, metrics=metrics)
+    tags = {key: f"{value:.6g}" for key, value in numbers.items()}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
-    tags |= {SHA256: sha256(path), CARD: Predictor(path).card.to_json(), **recorded_lineage(client, run_id)}
+    tags |= {SHA256: sha256(path), CARD: card.to_json(), **recorded_lineage(client, run_id)}
     log.create_model(client, name)
-    version = client.create_model_version(name, f"models:/{info.model_id}", run_id, tags, model_id=info.model_id)
+    source = f"models:/{info.model_id}"
+    version = client.create_model_version(name, source, run_id, tags, model_id=info.model_id, description=text)
     return str(version.version)
 
 
