@@ -141,21 +141,20 @@ def _judged(
     """Score both on the test images that taught neither, and write the gate's verdict. The same question on the same
     images is not asked twice: its answer stands in the history."""
     name, champion, asked = history.name, history.champion, params.registry.model_dump()
-    contents = sorted(dataset.splits["sha256"].iloc[dataset.rows("test")])
-    test_data = hashlib.sha256("".join(contents).encode()).hexdigest()
+    tested = dataset.splits.iloc[dataset.rows("test")]
+    test_data = hashlib.sha256("".join(sorted(tested["sha256"] + tested["class"])).encode()).hexdigest()
     earlier = history.comparisons(test_data)
+    # What a busy machine may have failed is measured again
+    by_time = {"latency", "enough_rounds", *(["improvement"] if params.registry.improve == "latency" else [])}
     for known in (entry.content for entry in earlier):
-        if known["to"] == known["from"] == champion and known["version"] == challenger and known["asked"] == asked:
+        same = known["to"] == known["from"] == champion and known["version"] == challenger and known["asked"] == asked
+        if same and not any(check["name"] in by_time and not check["passed"] for check in known["verdict"]["checks"]):
             return Outcome(PAST[known["verb"]], champion, f"{known['why']} (as on {known['time']})", dict(known))
     with tempfile.TemporaryDirectory() as folder:
         loaded = [fetch(client, name, version, Path(folder)) for version in (challenger, champion) if version]
         scored = [Predictor(each.file) for each in loaded]
         rows = _compared(name, dataset, preprocessing, loaded, scored)
-        images, labels, group = (
-            dataset.images_NHWC[rows],
-            dataset.labels[rows],
-            dataset.splits["group"].to_numpy()[rows],
-        )
+        images, labels = dataset.images_NHWC[rows], dataset.labels[rows]
         alone = [Predictor(each.file, params.benchmark.threads) for each in loaded]
         times = timed(alone, {1: images[:1]}, ROUNDS).values()
         candidates = [
@@ -166,6 +165,7 @@ def _judged(
         ]
     counted = sum(entry.content["from"] is not None and entry.content["verb"] != "undecided" for entry in earlier)
     opponent = candidates[1] if champion else None
+    group = dataset.splits["group"].to_numpy()[rows]
     verdict = judge(candidates[0], opponent, labels, group, dataset.class_names, params.registry, counted)
     verb = next(verb for verb, past in PAST.items() if past == verdict.outcome)
     return _write(
