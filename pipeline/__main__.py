@@ -6,16 +6,13 @@ What a person can fix is one sentence; a bug of ours keeps its traceback.
 import os
 import sys
 from collections.abc import Callable
-from errno import EDQUOT, ENOSPC
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.cli import data, describe, init, lr_find, predict, registry, stages
 from pipeline.config import files_of
-from pipeline.errors import UserError, masked
-from pipeline.layout import ARTIFACTS
+from pipeline.errors import UserError, said
 from pipeline.training.signals import Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -54,17 +51,6 @@ def main() -> None:
         if not sentence or "--debug" in sys.argv:
             raise
         sys.exit(f"error: {sentence}")
-
-
-def said(error: UserError | OSError) -> str:
-    """What a person should read of an error; nothing of a bug."""
-    if isinstance(error, UserError):
-        return " ".join(masked(str(error)).split())
-    if isinstance(error, FileNotFoundError) and ARTIFACTS in Path(str(error.filename)).parents:
-        return f"{error.filename} does not exist: run `dvc repro` first"
-    full = error.errno in (ENOSPC, EDQUOT)
-    fix = "free some space" if full else "check the path and its permissions"
-    return f"{error.filename or 'the disk'}: {error.strerror}: {fix}" if full or error.filename is not None else ""
 
 
 if __name__ == "__main__":

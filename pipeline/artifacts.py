@@ -8,10 +8,12 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pandas as pd
@@ -25,19 +27,43 @@ LEFT_OUT = "left_out"  # the split of an image that is like one of another side,
 VARIANTS = ("fp32", "int8", "pruned", "pruned_int8")
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file: a kill or a full disk leaves the old one or the new one, never a part."""
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write: a kill, an error or a full disk leaves the one that was there or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
     try:
         with new.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+    except BaseException as error:
         new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    with replaced(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read. Libraries do not always name one that is missing, and each has its own words for a damaged one:
+    that is a UserError."""
+    with path.open("rb") as file:
+        try:
+            yield file
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+                raise
+            reason = str(error).partition("\n")[0][:80] or type(error).__name__
+            fix = f"`dvc checkout --force {path}` restores it; or delete it and run `dvc repro`"
+            fix = fix if layout.ARTIFACTS in path.parents else "restore it"
+            raise UserError(f"{path} is damaged ({reason}): {fix}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -45,7 +71,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    with opened(path) as file:
+        return json.load(file)
 
 
 def write_metrics(stage: str, name: str, metrics: dict[str, Any], checkpoint: Path, **origin: str) -> None:
@@ -56,22 +83,24 @@ def write_metrics(stage: str, name: str, metrics: dict[str, Any], checkpoint: Pa
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """As parquet, or as CSV where the name ends in .csv."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         # All text in quotes: a name may hold a carriage return, which ends a row where it stands bare
-        table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
+        write_whole(path, table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode())
     else:
-        table.to_parquet(path, index=False)
+        write_whole(path, table.to_parquet(index=False))
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    if path.suffix != ".csv":
-        with path.open("rb") as file:  # pyarrow's FileNotFoundError does not say the name
+    with opened(path) as file:
+        if path.suffix != ".csv":
             return pd.read_parquet(file)
-    # A class may be called 001, NA or None; an empty place among numbers is one that is not finite
-    text = dict.fromkeys(("path", "class", "reason", "suggested"), str)
-    numbers = {column: [""] for column in pd.read_csv(path, nrows=0).columns if column not in text}
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=numbers)
+        content = file.read()
+        if not content.endswith(b"\n"):
+            raise ValueError("the end is missing")
+        # A class may be called 001, NA or None; an empty place among numbers is one that is not finite
+        text = dict.fromkeys(("path", "class", "reason", "suggested"), str)
+        numbers = {name: [""] for name in pd.read_csv(BytesIO(content), nrows=0).columns if name not in text}
+        return pd.read_csv(BytesIO(content), dtype=text, keep_default_na=False, na_values=numbers)
 
 
 def unreadable(quarantine: pd.DataFrame) -> pd.DataFrame:
@@ -89,9 +118,8 @@ def write_images(path: Path, size: int, blocks_NHWC: Iterable[np.ndarray]) -> No
 
     numpy pads the header so that the first axis may grow in place; memory stays at one block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header, count = {"descr": "|u1", "fortran_order": False}, 0
-    with path.open("wb") as file:
+    with replaced(path) as file:
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (0, size, size, 3)})
         for block_NHWC in blocks_NHWC:
             assert block_NHWC.dtype == np.uint8 and block_NHWC.shape[1:] == (size, size, 3)
@@ -104,8 +132,8 @@ def write_images(path: Path, size: int, blocks_NHWC: Iterable[np.ndarray]) -> No
 def read_images(path: Path) -> np.ndarray:
     """All images, uint8 [N, size, size, 3], mapped from disk and not read before they are used."""
     # Read-only: the kernel refuses to map a file copy-on-write that is larger than the machine's memory
-    images: np.ndarray = np.load(path, mmap_mode="r")
-    return images
+    with opened(path):
+        return np.lib.format.open_memmap(path, mode="r")
 
 
 def expect_random_access(images_NHWC: np.ndarray) -> None:

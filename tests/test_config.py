@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import layout
-from pipeline.__main__ import said
-from pipeline.artifacts import read_table
 from pipeline.augmentation.policy import POLICIES, Policy, resolve
 from pipeline.config import as_yaml, load
 from pipeline.errors import UserError
@@ -56,6 +53,9 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
         (ARCHITECTURE, CONFIGURABLE, "models.simple_cnn.options.convolutions[0].filter"),
         (ARCHITECTURE, f"{ARCHITECTURE}\n    options: {{rate: 5}}", "models.simple_cnn.options: simple_cnn has none"),
         ("  simple_cnn:", "  $(x):", "models.$(x) is '$(x)'"),
+        ("ensembles: {}", "ensembles:", "ensembles is empty: write its keys below it"),
+        ("  opset: 20", "  opset: 20\n  opset: 21", '"opset" stands twice: keep one'),
+        (TEXT, "- a", "is ['a']: write its keys"),
         ("ensembles: {}", "ensembles: {a;b: {members: [simple_cnn, modern_cnn]}}", "ensembles.a;b is 'a;b'"),
     ],
 )
@@ -69,6 +69,14 @@ def test_a_wrong_params_file_is_one_sentence(tmp_path: Path, old: str, new: str,
 def test_the_light_verbs_import_no_torch() -> None:
     code = "import pipeline.config, sys; pipeline.config.load(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+def test_a_params_file_that_cannot_be_read_is_a_sentence_of_the_check(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    command = [sys.executable, "-m", "pipeline.config"]
+    env = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: params.yaml: Is a directory") and done.returncode == 1
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
@@ -111,13 +119,6 @@ def test_overrides_replace_single_knobs(tmp_path: Path) -> None:
     augment = load(changed(tmp_path, ("overrides: {}", "overrides: {scale: 0, mixup: 1}"))).augment
     expected = POLICIES["digits"].model_dump() | {"scale": 0.0, "mixup": 1.0}
     assert resolve(augment.policy, augment.overrides) == Policy(**expected)
-
-
-@pytest.mark.usefixtures("working_folder")
-def test_a_table_that_is_missing_is_named_with_its_fix() -> None:
-    with pytest.raises(FileNotFoundError) as missing:
-        read_table(layout.SPLITS)
-    assert said(missing.value) == f"{layout.SPLITS} does not exist: run `dvc repro` first"
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def test_an_edited_file_is_kept() -> None:
     assert not Path("params.yaml.bak3").exists()
 
 
+def test_a_page_that_cannot_be_written_is_said_before_the_work(digit_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"page\.html cannot be written: give --page"):
+        data(digit_folder, tmp_path / "none" / "page.html")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

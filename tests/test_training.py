@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from pipeline.artifacts import Dataset, ModelCard, read_table, write_table
 from pipeline.augmentation.policy import POLICIES, Policy
-from pipeline.config import Prune
+from pipeline.config import Model, Params, Prune
+from pipeline.errors import UserError
 from pipeline.networks import weights
 from pipeline.networks.weights import fresh
 from pipeline.stages.prune import prune
-from pipeline.stages.train import train
+from pipeline.stages.train import run, train
 from pipeline.training.device import choose_device
 from pipeline.training.loop import fit
 from pipeline.training.loss import Loss
-from tests.inputs import RECIPE, inputs_of, recipe
+from tests.inputs import RECIPE, inputs_of, recipe, write_inputs
 
 MIXTURES = Policy(rotation=10, mixup=0.4, cutmix=1.0)
 
@@ -162,6 +164,18 @@ def test_files_of_the_same_weights_are_the_same_bytes(tmp_path: Path, card: Mode
     weights.save(tmp_path / "a", network, card)
     weights.save(tmp_path / "b", network.to(memory_format=torch.channels_last), card)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("architecture", "options"), [
+    ("configurable_cnn", {"convolutions": [{"filters": 8, "kernel_size": 99, "padding": "valid"}]}),
+    ("torchvision_model", {"name": "resnet18", "weights": "none.pth"}),
+])  # fmt: skip
+@pytest.mark.usefixtures("working_folder")
+def test_what_does_not_fit_names_the_model(dataset: Dataset, params: Params, architecture: str, options: Any) -> None:
+    write_inputs(dataset)
+    config = params.model_copy(update={"models": {"mine": Model(architecture=architecture, options=options)}})
+    with pytest.raises(UserError, match=rf"^models\.mine\.options\.{list(options)[-1]}"):
+        run(config, "mine", lambda key, is_main: nullcontext())
 
 
 def test_several_seeds(card: ModelCard, dataset: Dataset) -> None:

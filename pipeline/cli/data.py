@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,8 @@ def data(
     from pipeline.stages.ingest import ingest
     from pipeline.stages.validate import validate
 
+    if page is not None and (page.is_dir() or not os.access(page.parent, os.W_OK)):
+        raise UserError(f"{page} cannot be written: give --page a file in a folder that exists and may be written to")
     values, notes = (load(), []) if images is None else own(images)
     with tempfile.TemporaryDirectory() as folder:
         array, docs = Path(folder) / "images.npy", Path(folder) / "docs"

@@ -29,7 +29,7 @@ def lr_find(
         raise UserError(f"models.{model}.architecture, {entry.architecture}, has no learning rate: name another model")
     inputs = read_inputs(recipe)
     card = read_card(entry, inputs.class_names)
-    network = initialized(card, inputs, recipe.seed)
+    network = initialized(card, inputs, recipe.seed, f"models.{model}.")
     placement = place(recipe, network, card.preprocessing.size, len(card.class_names))
     step = TrainingStep(network, card, inputs, recipe, placement)
     loader = data_loader(inputs.images_NHWC, inputs.labels, inputs.rows, recipe.images, placement.device)

@@ -35,7 +35,7 @@ def run_stage(stage: str, name: str = "") -> None:
     arguments: dict[str, Any] = {"config": config}
     if "name" in signature(run).parameters:
         if name not in config.names:
-            raise UserError(f"{stage} needs a name of params.yaml: {', '.join(config.names)}")
+            raise UserError(f"{stage} needs a name of params.yaml, not {name!r}: {', '.join(config.names)}")
         arguments["name"] = name
     elif name:
         raise UserError(f"{stage} is not of a single model: leave {name!r} out")

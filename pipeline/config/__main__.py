@@ -3,10 +3,10 @@
 import sys
 
 from pipeline.config import load
-from pipeline.errors import UserError
+from pipeline.errors import UserError, said
 
 if __name__ == "__main__":
     try:
         load()
-    except UserError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}".encode("ascii", "backslashreplace").decode())
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {said(error) or error}".encode("ascii", "backslashreplace").decode())

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.data import Augment, Ingest, Split, Validate
@@ -239,6 +240,9 @@ def load(path: Path = PARAMS) -> Params:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line} is not UTF-8: save the file as UTF-8, or write that line again") from None
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition(" with value")[0].removeprefix("found duplicate key ")
+        raise UserError(f"{path}: line {error.problem_mark.line + 1}: {key} stands twice: keep one") from None
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return Params.checked(content or {}, f"{path}: ")

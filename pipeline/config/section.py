@@ -45,8 +45,11 @@ class Section(BaseModel):
             known = _keys_at(cls, first["loc"][:-1])
             close = _did_you_mean(first["loc"][-1], known)
             raise UserError(f"{where} is not a known key{close}; known here: {', '.join(known)}")
+        if first["type"] in ("model_type", "dict_type"):
+            first["msg"] = "write its keys below it, or {} for none"
         close = _did_you_mean(first["input"], re.findall("'(.*?)'", context.get("expected", "")))
-        raise UserError(f"{where} is {first['input']!r}{close}: {first['msg'][0].lower()}{first['msg'][1:]}")
+        value = "empty" if first["input"] is None else repr(first["input"])
+        raise UserError(f"{where.removesuffix(': ')} is {value}{close}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
 def files_of(package: str) -> list[str]:

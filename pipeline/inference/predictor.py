@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from pipeline.artifacts import Images, ModelCard
+from pipeline.artifacts import Images, ModelCard, opened
 from pipeline.errors import UserError
 
 PIXELS = 1 << 16  # of the images of a batch, as their activations take hundreds of times as much memory
@@ -19,10 +19,8 @@ class Predictor:
         options.intra_op_num_threads = threads
         # A spinning pool would steal the cores of whatever else runs here
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
+        with opened(model):
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own classes, straight under Exception
-            raise UserError(f"{model} cannot be loaded as an ONNX model: {error}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "card" not in metadata:
             raise UserError(f"{model} was not exported by this pipeline: it has no model card in its metadata")

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import nn
 
-from pipeline.artifacts import ModelCard
+from pipeline.artifacts import ModelCard, opened, write_whole
 from pipeline.networks.architectures import build
 
 
 def save(path: Path, network: nn.Module, card: ModelCard) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses channels_last memory
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, path, metadata={"card": card.to_json()})
+    write_whole(path, serialized(state, metadata={"card": card.to_json()}))
 
 
 def weights_hash(network: nn.Module) -> str:
@@ -30,7 +29,7 @@ def weights_hash(network: nn.Module) -> str:
 
 def load(path: Path) -> tuple[nn.Module, ModelCard]:
     """The network, on the CPU and in eval mode, whole or pruned, and its card."""
-    with safe_open(path, framework="pt") as file:
+    with opened(path), safe_open(path, framework="pt") as file:
         card = ModelCard.from_json(file.metadata()["card"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     network = fresh(card)

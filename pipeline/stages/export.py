@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline import layout
-from pipeline.artifacts import Images, ModelCard, read_dataset, write_metrics
+from pipeline.artifacts import Images, ModelCard, read_dataset, write_metrics, write_whole
 from pipeline.config import Export, Params
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import accuracy, agreement
@@ -65,8 +65,7 @@ def export(
         part.doc_string = ""
     onnx.helper.set_model_props(model, {"card": card.to_json()})  # its classes, and how to prepare an image
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    write_whole(path, model.SerializeToString())
     by_onnx = Predictor(path).probabilities(images_NHWC)
     difference = float(np.abs(by_torch - by_onnx).max())
     if not difference <= config.tolerance:  # NaN is not either

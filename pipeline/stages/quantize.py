@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pipeline import layout
-from pipeline.artifacts import Dataset, read_dataset, write_metrics
+from pipeline.artifacts import Dataset, opened, read_dataset, write_metrics, write_whole
 from pipeline.config import Params, Quantize
 from pipeline.evaluation.metrics import accuracy, agreement
 from pipeline.inference.predictor import Predictor
@@ -41,7 +41,8 @@ def run(config: Params, name: str) -> list[str]:
 
 def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> dict[str, Any]:
     """Write the int8 version of `source` to `path`; metrics on the validation images, agreement with `source`."""
-    model = onnx.load(source)
+    with opened(source) as file:
+        model = onnx.load(file)
     layers = [node for node in inner_nodes(model) if node.op_type in WEIGHTED.intersection(OPERATORS)]
     path.parent.mkdir(parents=True, exist_ok=True)
     if layers:
@@ -50,7 +51,7 @@ def quantize(source: Path, path: Path, dataset: Dataset, config: Quantize) -> di
         quantized = onnx.load(path)
         # Quantization drops the card
         onnx.helper.set_model_props(quantized, {prop.key: prop.value for prop in model.metadata_props})
-        onnx.save(quantized, path)
+        write_whole(path, quantized.SerializeToString())
     else:
         shutil.copyfile(source, path)
     images, labels = dataset.of("val")

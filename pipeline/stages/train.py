@@ -56,7 +56,7 @@ def run(config: Params, name: str, live: Live) -> list[str]:
         def on_epoch(seed: int, row: Row, cost: Row) -> None:
             tracked.epoch(row, cost, f"seed_{seed}." if recipe.seeds > 1 else "")
 
-        trained = train(card, inputs, recipe, on_epoch, checkpoints, group)
+        trained = train(card, inputs, recipe, on_epoch, checkpoints, group, f"models.{name}.")
         if not group.is_main:
             return []
         fitted, accuracy = trained.fitted, trained.metrics["best_val_accuracy"]
@@ -86,7 +86,7 @@ def _write(name: str, trained: Trained, card: ModelCard, examined: dict[str, Any
 def train(
     card: ModelCard, inputs: TrainingInputs, recipe: Train,
     on_epoch: Callable[[int, Row, Row], None] = lambda seed, row, cost: None,
-    checkpoints: Checkpoints | None = None, group: Distributed = ALONE,
+    checkpoints: Checkpoints | None = None, group: Distributed = ALONE, key: str = "",
 ) -> Trained:  # fmt: skip
     """One training for each of `recipe.seeds`, of whose number `on_epoch` is told, on the same images."""
     fits, measured, by_gradients = {}, {}, not hasattr(find(card.architecture), "solve")
@@ -94,7 +94,7 @@ def train(
         seeded, told = recipe.model_copy(update={"seed": seed}), partial(on_epoch, seed)
         if recipe.seeds > 1 and group.is_main:
             print(f"seed {seed}, {seed - recipe.seed + 1} of {recipe.seeds}", flush=True)
-        network = initialized(card, inputs, seed)
+        network = initialized(card, inputs, seed, key)
         if by_gradients:
             fits[seed] = fit(network, card, inputs, seeded, told, checkpoints, group)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import layout
-from pipeline.artifacts import read_images, read_table, sha256, unreadable, write_json, write_table
+from pipeline.artifacts import read_images, read_table, sha256, unreadable, write_json, write_table, write_whole
 from pipeline.config import Params, Validate
 from pipeline.errors import UserError
 from pipeline.inspection import duplicates, gallery
@@ -27,7 +27,7 @@ def run(config: Params) -> list[str]:
     found = validate(manifest, quarantine, images, accepted, config.validate_, layout.DATA_DOCS)
     write_json(layout.VALIDATION, {"manifest": sha256(layout.MANIFEST), **found.report()})
     write_table(layout.DUPLICATES, found.pairs)
-    layout.FINDINGS.write_text(gallery.page(found, quarantine, images), encoding="utf-8")
+    write_whole(layout.FINDINGS, gallery.page(found, quarantine, images).encode())
     print(f"thumbnails of all findings: {layout.FINDINGS}")
     found.conclude()
     return [f"{sum(finding.passed for finding in found.findings)} of {len(found.findings)} checks passed"]

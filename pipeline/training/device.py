@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,9 @@ def place(recipe: Train, network: nn.Module, size: int, classes: int, record: Pa
             return Placement(device, torch.bfloat16, "bfloat16, which this GPU has in hardware")
         return Placement(device, None, "float32: this GPU has no bfloat16")
     probed = {"circumstances": f"{torch.__version__}, {size} pixels, {network}"}
-    found = read_json(record) if record and record.exists() else {}
+    found: dict[str, Any] = {}
+    with suppress(OSError, UserError):
+        found = read_json(record) if record else {}
     if found.get("circumstances") != probed["circumstances"]:
         found = probed | {"bfloat16_over_float32": round(_probe(network, size, classes), 2)}
         if record:

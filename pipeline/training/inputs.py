@@ -11,6 +11,7 @@ from pipeline.artifacts import Dataset, ModelCard, read_dataset, read_json, read
 from pipeline.augmentation.augmenter import Augmenter
 from pipeline.augmentation.policy import Policy
 from pipeline.config import Model, Train
+from pipeline.errors import UserError
 from pipeline.networks.architectures import checked, find
 from pipeline.networks.weights import fresh
 from pipeline.preprocessing import Preprocessing
@@ -64,13 +65,16 @@ def read_card(model: Model, class_names: tuple[str, ...]) -> ModelCard:
     return ModelCard(model.architecture, class_names, prepared, mean, std, model.options)
 
 
-def initialized(card: ModelCard, inputs: TrainingInputs, seed: int) -> nn.Module:
-    """A network as its training begins with it. Seeds torch's generator."""
+def initialized(card: ModelCard, inputs: TrainingInputs, seed: int, key: str = "") -> nn.Module:
+    """A network as its training begins with it; what is said of it begins with `key`. Seeds torch's generator."""
     torch.manual_seed(seed)
-    network = fresh(card)
     file, options = find(card.architecture), checked(card.architecture, card.options)
-    if hasattr(file, "pretrain"):
-        file.pretrain(network, options)
+    try:
+        network = fresh(card)
+        if hasattr(file, "pretrain"):
+            file.pretrain(network, options)
+    except UserError as error:
+        raise UserError(f"{key}{error}") from error
     if hasattr(file, "prepare"):
         some = np.random.default_rng(seed).permutation(inputs.rows)[:LOOKED_AT]
         plain = Augmenter(Policy(), card.mean, card.std, torch.device("cpu"), seed)

@@ -97,10 +97,9 @@ def build(*, classes: int, channels: int, size: int, options: Options) -> nn.Mod
         shapes = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}  # computes nothing
         torch.func.functional_call(network, shapes, torch.empty(2, channels, side, side, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:  # patches do not fit, or a kernel is larger
-        sentence = (
-            f"torchvision_model: {name} cannot take images of {side} x {side} pixels: set options.upsample to 224"
-        )
-        raise UserError(f"{sentence}, which all take, or ingest.image_size to a side that it can take") from error
+        sentence = f"options.name: {name} cannot take images of {side} x {side} pixels"
+        fix = "set options.upsample to 224, which all take, or ingest.image_size to a side that it can take"
+        raise UserError(f"{sentence}: {fix}") from error
     return Classifier(network, options.upsample, options.freeze)
 
 
