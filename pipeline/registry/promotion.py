@@ -45,20 +45,21 @@ class Outcome(NamedTuple):
 
 def settle(client: MlflowClient, name: str) -> History:
     """Bring the aliases to what the history says, or the history to what a person did to the aliases by hand."""
-    looked = False
+    looked = wrote = False
     for _ in range(RACES):
         history, aliases = log.read(client, name), aliases_of(client, name)
         champion, last = aliases.get(CHAMPION), history.entries[-1] if history.entries else None
         if champion == history.champion:
             if last is None or last.settled:
                 return history
-        elif last is None or last.settled:
+        elif (last is None or last.settled) and not wrote:  # our own aliases may be the late ones
             if not looked:  # it may be on its way: another process has written its entry and sets the alias now
                 looked = True
                 time.sleep(HAND * (last is not None))
                 continue
             _adopt(client, history, champion)
             continue
+        wrote = True
         _set(client, name, CHAMPION, history.champion)
         _set(client, name, PREVIOUS, history.previous)
         if aliases.get(CHALLENGER) in history.withdrawn:
