@@ -33,7 +33,6 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
     ("old", "new", "sentence"),
     [
         ("  batch_size:", "  batch_sise:", "train.batch_sise is not a known key (did you mean batch_size?)"),
-        ("  warmup: 0.25", "  warmup: soon", "train.warmup is 'soon'"),
         ("  processes: 1", "  processes: 64", "train: batch_size is 64"),
         ("  test: 0.2", "  test: 0.95", "split: validation + test"),
         ('group_pattern: ""', 'group_pattern: "(x"', "split: group_pattern"),
@@ -43,13 +42,9 @@ def changed(folder: Path, *changes: tuple[str, str]) -> Path:
         ('experiment: "digits"\n', "", "experiment is missing"),
         ('experiment: "digits"', "experiment: [", "not valid YAML"),
         (TEXT, "", "experiment is missing"),
-        ("  policy: digits", "  policy: digit", "augment.policy is 'digit' (did you mean digits?)"),
+        ("    learning_rate: 0.05", "    recipe: [own]", "models.simple_cnn.recipe is ['own']"),
         ("overrides: {}", "overrides: {rotatoin: 10}", "augment.overrides.rotatoin is not a known key (did you"),
         ("overrides: {}", "overrides: {cutmix: .nan}", "augment.overrides.cutmix is nan"),
-        ("overrides: {}", "overrides: {vertical_flip: 1}", "augment.overrides.vertical_flip is 1"),
-        (ARCHITECTURE, "    architecture: simple_cn", "models.simple_cnn.architecture is 'simple_cn' (did you mean"),
-        ("    learning_rate: 0.05", "    learning_rat: 0.05", "models.simple_cnn.learning_rat is not a known key"),
-        ("    learning_rate: 0.05", "    learning_rate: -1", "models.simple_cnn.learning_rate is -1"),
         (ARCHITECTURE, CONFIGURABLE, "models.simple_cnn.options.convolutions[0].filter"),
         (ARCHITECTURE, f"{ARCHITECTURE}\n    options: {{rate: 5}}", "models.simple_cnn.options: simple_cnn has none"),
         ("  simple_cnn:", "  $(x):", "models.$(x) is '$(x)'"),
@@ -97,11 +92,6 @@ def test_a_terminal_without_the_letters_ends_no_verb(tmp_path: Path, digit_folde
     said = subprocess.run(command, cwd=tmp_path, env=os.environ | terminal, capture_output=True, check=True)
     assert rb"\u732b" in said.stdout
     assert "猫/000.png" in page.read_text(encoding="utf-8")
-
-
-def test_a_recipe_that_is_no_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"models\.simple_cnn\.recipe"):
-        load(changed(tmp_path, ("    learning_rate: 0.05", "    recipe: [own]")))
 
 
 def test_a_models_own_keys_override_the_recipe(tmp_path: Path) -> None:

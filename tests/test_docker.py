@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.cli import server
 from ruamel.yaml import YAML
 
 from tests.conftest import PROJECT
@@ -40,12 +39,6 @@ def test_what_is_copied_and_mounted_is_there() -> None:
     assert set(copied) == let_through and all((PROJECT / source).is_file() for source in copied)
     mounts = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
     assert all((DOCKER / mount).exists() for mount in mounts if mount.startswith("."))
-
-
-def test_mlflow_knows_its_options() -> None:
-    """The MLflow of the lock has every option that compose passes to its server."""
-    passed = {argument.split("=")[0] for argument in SERVICES["mlflow"]["command"][2:]}
-    assert passed <= {name for option in server.params for name in (*option.opts, *option.secondary_opts)}
 
 
 def run_script(name: str, folder: Path, body: str, **variables: str) -> tuple[int, str]:
