@@ -32,7 +32,7 @@ def versions(name: str) -> list[Row]:
             "aliases": sorted(alias for alias, of in aliases.items() if of == number),
             "withdrawn": str(withdrawn) if withdrawn else "",
             "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
-            "data": tags.get("lineage.data.sha256", ""),
+            "data": tags.get("lineage.data.sha256", "")[:12],
             **{key: tags.get(key, "") for key in RESULTS},
         })  # fmt: skip
     return rows
