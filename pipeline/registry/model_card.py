@@ -14,6 +14,11 @@ LIMITS = """
 """
 
 
+def _cell(name: str) -> str:
+    """A class's name in a table of Markdown."""
+    return " ".join(name.split()).replace("|", r"\|")
+
+
 def model_card(params: Params, row: dict[str, Any], card: ModelCard) -> str:
     """`row`: of benchmark.json. All numbers are of the variant's trained network, on the test split."""
     name, model = params.registry.name, row["model"]
@@ -30,14 +35,14 @@ def model_card(params: Params, row: dict[str, Any], card: ModelCard) -> str:
         "Tested on": f"{tested['images']:,} images that it has never seen",
         "Accuracy": f"{row['accuracy']:.2%} of them (95 % interval {tested['accuracy_low']:.2%} to "
         f"{tested['accuracy_high']:.2%})",
-        "Weakest class": f"{worst['class']}: {worst['recall']:.1%} of its {worst['images']} images are recognized",
+        "Weakest class": f"{_cell(worst['class'])}: {worst['recall']:.1%} of its {worst['images']} images are recognized",
         "Calibration error": f"{tested['ece']:.3f} (mean gap between confidence and accuracy)",
         "Chosen by": f"accuracy on the validation images, {row['val_accuracy']:.2%}",
         "Speed": f"{row['latency_ms']:.2f} ms for one image, on {params.benchmark.threads} CPU thread(s)",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     rows = "\n".join(
-        f"| {each['class']} | {each['images']} | {each['precision']:.1%} | {each['recall']:.1%} |"
+        f"| {_cell(each['class'])} | {each['images']} | {each['precision']:.1%} | {each['recall']:.1%} |"
         for each in classes.head(SHOWN).to_dict("records")
     )
     more = f"\n\nThe {SHOWN} weakest of {len(classes)} classes." if len(classes) > SHOWN else ""
