@@ -35,7 +35,7 @@ def model_card(params: Params, row: dict[str, Any], card: ModelCard) -> str:
         "Tested on": f"{tested['images']:,} images that it has never seen",
         "Accuracy": f"{row['accuracy']:.2%} of them (95 % interval {tested['accuracy_low']:.2%} to "
         f"{tested['accuracy_high']:.2%})",
-        "Weakest class": f"{_cell(worst['class'])}: {worst['recall']:.1%} of its {worst['images']} images are recognized",
+        "Weakest class": f"{_cell(worst['class'])}: {worst['recall']:.1%} of its {worst['images']} images are found",
         "Calibration error": f"{tested['ece']:.3f} (mean gap between confidence and accuracy)",
         "Chosen by": f"accuracy on the validation images, {row['val_accuracy']:.2%}",
         "Speed": f"{row['latency_ms']:.2f} ms for one image, on {params.benchmark.threads} CPU thread(s)",
