@@ -19,28 +19,26 @@ def reproduce(
     environment: Annotated[bool, typer.Option("--environment", help="Install its packages too (6 GB).")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a version again, in a clone of its commit: exit code 0 if its checkpoint is identical, 1 if not."""
+    """Train a version again, in a clone of its commit: exit code 0 if its checkpoint is identical, 1 if it is not."""
     from pipeline.registry import reproduce as work
 
     name = load().registry.name
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        done = work.reproduce(name, version, into or Path(folder) / "project", environment)
+        found = work.reproduce(name, version, into or Path(folder) / "project", environment)
     if as_json:
-        print(json.dumps(done._asdict(), indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        verdict = "identical" if done.identical else "not identical"
-        print(f"{verdict}: {done.model}, version {done.version} of {name}, commit {done.commit[:12]}")
-        rows = [{"what": "checkpoint", **done.checkpoint}, *done.facts]
-        marked = [(*row.values(), "" if row["then"] == row["now"] else "differs") for row in rows]
-        print(table([("", "then", "now", ""), *marked]))
-    if not done.identical:
-        if not as_json:
-            print(_explained(done.largest, any(row["then"] != row["now"] for row in done.facts)))
+        verdict, differs = "identical" if found["identical"] else "not identical", False
+        print(f"{verdict}: {found['model']}, version {found['version']} of {name}, commit {found['commit'][:12]}\n")
+        rows = [("", "then", "now", "")]
+        for what, then, now in (fact.values() for fact in found["facts"]):
+            shown = [value[:16] if "sha256" in what else value for value in (then, now)]
+            rows.append((what, *shown, "" if then == now else "differs"))
+        print(table(rows))
+        if not found["identical"]:
+            differs = any(then != now for _, then, now in (fact.values() for fact in found["facts"][1:]))
+            why = "what differs decides the weights" if differs else "nothing else that is recorded differs: training "
+            why += "" if differs else "on a GPU or with train.time_limit comes to other weights each time"
+            print(f"\nlargest difference of a weight: {found['largest']}; {why}")
+    if not found["identical"]:
         sys.exit(1)
-
-
-def _explained(largest: float | None, differs: bool) -> str:
-    known = {None: "is not known", 0.0: "is 0: the rest of the file differs"}.get(largest, f"is {largest:.2g}")
-    why = "what differs above decides the weights" if differs else "nothing that is recorded differs: a GPU or a time "
-    why += "" if differs else "limit (train.time_limit) gives other weights each time"
-    return f"the largest difference of a weight {known}; {why}"
