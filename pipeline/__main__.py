@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import data, describe, init, lr_find, predict, registry, stages
+from pipeline.cli import data, describe, init, lr_find, predict, registry, reproduce, stages
 from pipeline.config import files_of
 from pipeline.errors import UserError, said
 from pipeline.training.signals import Interrupted
@@ -25,7 +25,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show every trac
 
 VERBS: list[Callable[..., None]] = [
     init.init, data.data, data.accept, describe.describe, lr_find.lr_find,
-    registry.register, registry.promote, predict.predict, registry.track,
+    registry.register, registry.promote, predict.predict, registry.track, registry.lineage, reproduce.reproduce,
 ]  # fmt: skip
 for verb in VERBS:
     app.command(rich_help_panel="For people")(verb)

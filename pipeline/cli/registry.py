@@ -176,6 +176,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
+def lineage(
+    wanted: Annotated[str, typer.Argument(help="A number or an alias, or the beginning of the data's hash.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Which versions were trained on which data."""
+    from pipeline.registry import views
+
+    rows = views.lineage(load().registry.name, wanted)
+    if not as_json:
+        rows = [row | {key: row[key][:12] for key in ("data", "splits", "commit")} for row in rows]
+    _rows(rows, as_json)
+
+
 def track() -> None:
     """Send to MLflow whatever it has not got yet: after an outage, or when DVC restored stages from its cache."""
     from pipeline.tracking.server import connect

@@ -39,6 +39,29 @@ def versions(name: str) -> list[Row]:
 
 
 @explained()
+def lineage(name: str, wanted: str = "") -> list[Row]:
+    """A row per version, by the data that it was trained on, the newest data first. `wanted`: a version or an alias,
+    for all versions on its data, or the beginning of the data's hash. Raises UserError where nothing is."""
+    client = connect()
+    aliases = aliases_of(client, name)
+    rows: list[Row] = [
+        {
+            "data": version.tags.get("lineage.data.sha256", "unknown"), "version": str(version.version),
+            "aliases": sorted(alias for alias, of in aliases.items() if of == str(version.version)),
+            "model": version.tags.get("model", ""), "splits": version.tags.get("lineage.splits.sha256", "unknown"),
+            "commit": version.tags.get("lineage.git.commit", "unknown"), "accuracy": version.tags.get("accuracy", ""),
+        }
+        for version in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: -int(each.version))
+    ]  # fmt: skip
+    order = list(dict.fromkeys(row["data"] for row in rows))
+    data = {row["data"] for row in rows if wanted == row["version"] or wanted in row["aliases"]}
+    data = data or {each for each in order if each.startswith(wanted)}
+    if wanted and not data:
+        raise UserError(f"{wanted} is no version of {name}, and no data of one: see `python -m pipeline lineage`")
+    return sorted((row for row in rows if row["data"] in data), key=lambda row: order.index(row["data"]))
+
+
+@explained()
 def show(name: str, wanted: str) -> Row:
     """All that is known of a version, and what the history says of it."""
     client = connect()
