@@ -68,7 +68,7 @@ def mlflow_server(folder: Path, database: str, store: str, *options: str) -> Ite
     config = folder / "auth.ini"
     words = (
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'auth.db'}\nadmin_username = {NAME}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
     )
     config.write_text(words)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))} | KEYS
