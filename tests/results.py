@@ -46,7 +46,7 @@ def _train(network: torch.nn.Module, card: ModelCard, dataset: Dataset, steps: i
     """On the whole training split at once."""
     images, labels = dataset.of("train")
     mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
-    images_NCHW = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+    images_NCHW = (torch.from_numpy(images[: len(images)]).permute(0, 3, 1, 2) / 255 - mean) / std
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -1,5 +1,7 @@
-"""The registry on real servers: PostgreSQL, an S3-compatible store, a login; other machines, outages of memory."""
+"""The registry on real servers: PostgreSQL, an S3-compatible store, a login; a second machine; and `mlflow gc`."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.__main__ import main
 from pipeline.artifacts import Dataset, ModelCard, sha256
@@ -18,15 +21,13 @@ from pipeline.tracking import runs
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync
 from tests.conftest import PROJECT, new_project, write_digits
-from tests.races import at_once, killed, sound
+from tests.project import Project, clone
+from tests.races import at_once, killed, more_versions, sound
 from tests.results import CHECKPOINT, MODEL, leave_results
 from tests.servers import KEYS, NAME, PASSWORD, mlflow_server, postgres, postgres_tools, s3
 
 TOOLS = postgres_tools()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(TOOLS is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
-]
+pytestmark = pytest.mark.slow
 Made = Callable[..., str]
 Server = tuple[str, str, str]  # address with login, database, S3 server
 
@@ -34,11 +35,11 @@ Server = tuple[str, str, str]  # address with login, database, S3 server
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server passes artifacts on to S3: clients know neither keys nor bucket."""
-    assert TOOLS
-    to_s3 = ("--artifacts-destination", "s3://bucket/proxied")
-    with postgres(TOOLS) as database, s3() as store:
-        with mlflow_server(tmp_path_factory.mktemp("server"), database, store, *to_s3) as address:
-            yield login(address), database, store
+    if TOOLS is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    folder, to_s3 = tmp_path_factory.mktemp("server"), ("--artifacts-destination", "s3://bucket/proxied")
+    with postgres(TOOLS) as database, s3() as store, mlflow_server(folder, database, store, *to_s3) as address:
+        yield login(address), database, store
 
 
 def login(address: str, password: str = PASSWORD) -> str:
@@ -142,19 +143,16 @@ def test_promotions_at_once_and_kills(
     """As real processes; the long version is benchmarks/registry_races.py."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server[0])
     name = named.registry.name
-    assert [new(seed) for seed in range(2)] == ["1", "2"]
-    outcomes, _ = at_once(["1", "2", "1", "2", "1"])
-    assert set(outcomes) <= {"promoted", "unchanged"}
+    wanted = [new(0), *more_versions(name, 5)]
+    assert at_once(wanted[:1])[0] == {"promoted": 1}
+    outcomes, seconds = at_once(wanted[1:])
     seen = sound(name)
-    assert len(seen.entries) == outcomes["promoted"] and {entry.content["verb"] for entry in seen.entries} == {
-        "promote"
-    }
-    _, seconds = at_once(["2" if seen.champion == "1" else "1"])
-    for _ in range(3):
-        old = str(sound(name).champion)
-        other = "2" if old == "1" else "1"
+    assert outcomes == {"promoted": 5} and sorted(str(entry.champion) for entry in seen.entries) == wanted
+    for other in [version for version in wanted if version != seen.champion][:3]:
+        old = sound(name).champion
         died = killed(other, seconds)
         assert sound(name).champion in ((old, other) if died else (other,))
+    assert views.verify(name)[0] == []
 
 
 def test_a_wrong_password_is_said_with_the_way_out(
@@ -164,3 +162,62 @@ def test_a_wrong_password_is_said_with_the_way_out(
     with pytest.raises(UserError, match=r"login .*NAME:PASSWORD@HOST") as caught:
         versions.load(named.registry.name, "champion")
     assert "expired@" not in str(caught.value)
+
+
+def test_a_second_machine_with_the_same_server(server: Server, tmp_path: Path) -> None:
+    """A clone and `dvc pull`: each goes on from what the other has done."""
+    first = clone(tmp_path / "first")
+    write_digits(first.root / "data" / "raw", 3, 40)
+    for old, new in {
+        "source: digits": "source: image_folder", 'root: "data/downloads"': 'root: "data/raw"', "epochs: 10": "epochs: 1",
+        "  modern_cnn:\n    architecture: modern_cnn\n    learning_rate: 0.05\n": "", "epochs: 3": "epochs: 1",
+        "  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: 0.05\n": "", "rounds: 30": "rounds: 3",
+        'name: "digits"': 'name: "two"', "min_accuracy: 0.9": "min_accuracy: 0.0",
+        "max_calibration_error: 0.2": "max_calibration_error: 1.0",
+    }.items():  # fmt: skip
+        first.change(old, new)
+    second = Project(tmp_path / "second")
+    for project in (first, second):
+        project.env["MLFLOW_TRACKING_URI"] = server[0]
+    for command in (
+        "git init -q -b main", f"dvc remote add -d storage {tmp_path / 'storage'}", "git add -A", "dvc add data/raw",
+        "git commit -qm start", "dvc repro", "git add -A", "git commit -qm results", "dvc push",
+        f"git clone -q . {second.root}",
+    ):  # fmt: skip
+        first.run(command)
+    pipeline, image = f"{sys.executable} -m pipeline", "data/raw/digit-0/000.png"
+
+    def same(words: str) -> str:
+        """What both machines say."""
+        said = [project.run(f"{pipeline} {words}") for project in (first, second)]
+        assert said[0] == said[1]
+        return said[0]
+
+    assert "version 1" in first.run(f"{pipeline} register") and "promoted" in first.run(f"{pipeline} promote")
+    second.run("dvc pull")
+    assert "digit-" in same(f"predict {image}")
+    assert "is up to date" in same("track")
+    assert "version 1" in same("register") and "unchanged" in same("promote")
+    second.change("learning_rate: 0.05", "learning_rate: 0.04")
+    second.run("dvc repro")
+    assert "version 2" in second.run(f"{pipeline} register")
+    second.run([*pipeline.split(), "registry", "promote", "--force", "--reason", "tried by hand"])
+    assert "version 2" in first.run(f"{pipeline} promote 2") and "digit-" in same(f"predict {image}")
+    assert "version 1" in first.run(f"{pipeline} registry rollback --reason worse")
+    assert "rollback" in same("registry history") and "error" not in same("registry verify")
+
+
+def test_the_gate_needs_no_run_of_the_champion(named: Params, new: Made, card: ModelCard, dataset: Dataset) -> None:
+    """Deleted, and then for good, as `mlflow gc` does."""
+    client = connect()
+    new(0)
+    promotion.promote(named, dataset, card.preprocessing)
+    run = str(client.get_model_version(named.registry.name, "1").run_id)
+    client.delete_run(run)
+    store = str(os.environ["MLFLOW_TRACKING_URI"])
+    subprocess.run([sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store], check=True)
+    with pytest.raises(MlflowException):
+        client.get_run(run)
+    new(1, steps=60)
+    assert promotion.promote(named, dataset, card.preprocessing).champion == "2"
+    assert views.verify(named.registry.name)[0] == []
