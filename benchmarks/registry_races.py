@@ -1,10 +1,9 @@
-"""Promotions as 20 processes at once, and killed at 20 random moments, on the embedded store and on an MLflow server with
-PostgreSQL, S3 and a login. Each must leave one champion, aliases that agree and a history that verifies."""
+"""Promotions as 20 processes at once, and killed at 20 random moments, in the embedded store and on an MLflow server
+with PostgreSQL, S3 and a login. Each must leave one champion, aliases that agree and a history that verifies."""
 
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +57,7 @@ def measure(where: str, wanted: list[str]) -> None:
     ended: Counter[str] = Counter()
     for kill in range(KILLS):
         old, other = sound(name).champion, wanted[1 + kill % 2]
-        died, start = killed(other, alone), time.monotonic()
+        died = killed(other, alone)
         new = sound(name).champion
         assert new in (old, other) and (died or new == other)
         ended[f"{'killed' if died else 'done'}, {'new' if new == other else 'old'} champion"] += 1

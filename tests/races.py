@@ -63,7 +63,9 @@ def more_versions(name: str, count: int) -> list[str]:
     """Of the same file as version 1."""
     client = connect()
     first = client.get_model_version(name, "1")
-    made = (client.create_model_version(name, str(first.source), first.run_id, dict(first.tags)) for _ in range(count))
+    source, tags = str(first.source), dict(first.tags)
+    model = source.removeprefix("models:/")
+    made = (client.create_model_version(name, source, first.run_id, tags, model_id=model) for _ in range(count))
     return [str(version.version) for version in made]
 
 

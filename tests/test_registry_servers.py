@@ -168,15 +168,16 @@ def test_a_second_machine_with_the_same_server(server: Server, tmp_path: Path) -
     write_digits(first.root / "data" / "raw", 3, 40)
     for old, new in {
         "source: digits": "source: image_folder", 'root: "data/downloads"': 'root: "data/raw"',
-        "epochs: 10": "epochs: 1", "  modern_cnn:\n    architecture: modern_cnn\n    learning_rate: 0.05\n": "", "epochs: 3": "epochs: 1",
-        "  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: 0.05\n": "", "rounds: 30": "rounds: 3",
+        "  modern_cnn:\n    architecture: modern_cnn\n    learning_rate: 0.05\n": "", "epochs: 10": "epochs: 1",
+        "  simple_resnet:\n    architecture: simple_resnet\n    learning_rate: 0.05\n": "", "epochs: 3": "epochs: 1",
         'name: "digits"': 'name: "two"', "min_accuracy: 0.9": "min_accuracy: 0.0",
+        "rounds: 30": "rounds: 3",
         "max_calibration_error: 0.2": "max_calibration_error: 1.0",
     }.items():  # fmt: skip
         first.change(old, new)
     second = Project(tmp_path / "second")
     for project in (first, second):
-        project.env["MLFLOW_TRACKING_URI"] = server[0]
+        project.env |= {"MLFLOW_TRACKING_URI": server[0], "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     for command in (
         "git init -q -b main", f"dvc remote add -d storage {tmp_path / 'storage'}", "git add -A", "dvc add data/raw",
         "git commit -qm start", "dvc repro", "git add -A", "git commit -qm results", "dvc push",
