@@ -32,7 +32,7 @@ def prepare(folder: Path) -> list[str]:
     images = np.zeros((12, 16, 16, 3), np.uint8)
     columns = {
         "path": [f"{n}.png" for n in range(12)],
-        "label": ["a", "b"] * 6,
+        "class": ["a", "b"] * 6,
         "sha256": [f"{n:064}" for n in range(12)],
     }
     splits = pd.DataFrame({**columns, "split": ["train", "val", "test"] * 4, "group": range(12), "alike": range(12)})

@@ -1,5 +1,6 @@
 """An MLflow server as a team runs it: PostgreSQL behind it, artifacts in an S3-compatible store, a login."""
 
+import logging
 import os
 import shutil
 import socket
@@ -50,6 +51,7 @@ def postgres(tools: Path) -> Iterator[str]:
 @contextmanager
 def s3() -> Iterator[str]:
     """The address of an S3 server with the bucket `bucket`."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it says each request
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())

@@ -110,7 +110,7 @@ def promote(
         if challenger is None:
             raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
         challenger = str(versions.version_of(client, name, challenger).version)
-        if challenger == history.champion and not (force and history.faults):
+        if challenger == history.champion and not history.faults:
             return Outcome("unchanged", challenger, f"version {challenger} is champion already", {})
         if force:
             with tempfile.TemporaryDirectory() as folder:
