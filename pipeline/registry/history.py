@@ -130,6 +130,8 @@ def read(client: MlflowClient, name: str) -> History:
         entries.append(Entry(number, digest, content, "true" in notes, setting))
         known.add(digest)
         if content["accepts_faults"]:
+            if content["noted"] not in known:
+                faults.append(f"the last entry before {number} is missing")
             accepted, faults = [*accepted, *faults], []
             known.add(content["noted"])
     models = client.search_registered_models(f"name = '{name}'")
