@@ -104,6 +104,7 @@ def promote(
 ) -> Outcome:
     """Make the challenger, or `version`, champion if it passes the gate (evaluation/gate.py), or by `force`: why."""
     client, name = connect(), params.registry.name
+    checked: dict[str, str] = {}  # once, however often another writer comes first
 
     def step(history: History) -> Outcome | None:
         challenger = version or aliases_of(client, name).get(CHALLENGER)
@@ -113,9 +114,11 @@ def promote(
         if challenger == history.champion and not history.faults:
             return Outcome("unchanged", challenger, f"version {challenger} is champion already", {})
         if force:
-            with tempfile.TemporaryDirectory() as folder:
-                artifact = fetch(client, name, challenger, Path(folder)).tags[SHA256]
-            return _write(client, history, "promote", challenger, challenger, force, forced=True, artifact=artifact)
+            if challenger not in checked:
+                with tempfile.TemporaryDirectory() as folder:
+                    checked[challenger] = fetch(client, name, challenger, Path(folder)).tags[SHA256]
+            of = {"forced": True, "artifact": checked[challenger]}
+            return _write(client, history, "promote", challenger, challenger, force, **of)
         history.expect_sound()
         if challenger in history.withdrawn:
             why = f"withdrawn ({history.withdrawn[challenger]}): `--force --reason WHY` promotes it all the same"
