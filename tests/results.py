@@ -22,10 +22,12 @@ EPOCHS: list[dict[str, float]] = [
 ]  # fmt: skip
 
 
-def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
-    """In artifacts/ below the current folder, over what an earlier call left there."""
+def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0, steps: int = 0) -> None:
+    """In artifacts/ below the current folder, over what an earlier call left there. `steps`: of training."""
     torch.manual_seed(seed)
-    network = fresh(card).eval()
+    network = fresh(card)
+    _train(network, card, dataset, steps)
+    network.eval()
     weights.save(CHECKPOINT, network, card)
     write_images(layout.IMAGES, card.preprocessing.size, [dataset.images_NHWC])
     write_table(layout.MANIFEST, dataset.splits)
@@ -46,3 +48,15 @@ def leave_results(card: ModelCard, dataset: Dataset, seed: int = 0) -> None:
     write_metrics("evaluate", MODEL, {**numbers, "variants": {}, "seeds": {"n": 1}}, CHECKPOINT)
     write_table(layout.per_class(MODEL), metrics_of.per_class(scores, labels, card.class_names))
     write_json(layout.BENCHMARK, {"variants": [row]})
+
+
+def _train(network: torch.nn.Module, card: ModelCard, dataset: Dataset, steps: int) -> None:
+    """On the whole training split at once."""
+    images, labels = dataset.of("train")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
+    images_NCHW = (torch.from_numpy(images[: len(images)]).permute(0, 3, 1, 2) / 255 - mean) / std
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images_NCHW), torch.from_numpy(labels).long()).backward()
+        optimizer.step()

@@ -171,7 +171,8 @@ def test_a_champion_that_is_rolled_back_does_not_return_by_itself(
 @pytest.mark.usefixtures("three")
 def test_a_rejected_version_is_not_offered(params: Params, new: Callable[[int], str]) -> None:
     assert new(3) == "4" and aliases(params)["challenger"] == "4"
-    assert reject(params, "4", "trained on the wrong data").outcome == "rejected"
+    assert reject(params, "challenger", "trained on the wrong data").content == {}
+    assert "4" in history.read(connect(), params.registry.name).withdrawn
     assert "challenger" not in aliases(params) and "wrong data" in register(params).withdrawn
     with pytest.raises(UserError, match="rollback"):
         reject(params, "3", "it is the champion")
@@ -199,6 +200,43 @@ def test_a_deleted_champion_makes_room_for_nobody(
     with pytest.raises(UserError, match="rollback"):
         promote("1")
     assert rollback(params, "it is gone").champion == "2"
+
+
+@pytest.mark.usefixtures("three")
+def test_a_previous_champion_that_was_deleted_stops_nothing(params: Params, promote: Promote) -> None:
+    """Who clears up deletes old versions: the one before is the previous champion then."""
+    connect().delete_model_version(params.registry.name, "2")
+    assert settle(connect(), params.registry.name).previous == "1"
+    assert aliases(params) == {"challenger": "3", "champion": "3", "previous": "1"}
+    assert rollback(params, "it is worse").champion == "1" and promote("3", force="it is not").champion == "3"
+    assert aliases(params) == {"champion": "3", "previous": "1"}
+
+
+@pytest.mark.usefixtures("three")
+def test_aliases_that_are_set_late_are_no_persons_decision(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process stands still, or is killed, while it sets the aliases, and meanwhile another promotes."""
+    monkeypatch.setattr(promotion, "HAND", 0.01)
+    client, name = connect(), params.registry.name
+
+    def entry(version: str) -> None:
+        assert promotion._write(client, history.read(client, name), "promote", version, version, "for the test")
+
+    entry("1")
+    with monkeypatch.context() as patch:
+
+        def late(*_: object) -> None:
+            patch.undo()
+            entry("2")
+            assert settle(client, name).champion == "2"
+            client.set_registered_model_alias(name, "champion", "1")
+            client.set_registered_model_alias(name, "previous", "3")
+            raise KeyboardInterrupt
+
+        patch.setattr(promotion, "_set", late)
+        with pytest.raises(KeyboardInterrupt):
+            settle(client, name)
+    assert settle(client, name).champion == "2" and verbs(params)[-1] == "promote"
+    assert (aliases(params)["champion"], aliases(params)["previous"]) == ("2", "1")
 
 
 def test_a_champion_of_before_the_history_is_found(params: Params, new: Callable[[int], str], promote: Promote) -> None:
@@ -252,10 +290,9 @@ def test_a_history_that_was_changed_is_noticed(params: Params, promote: Promote,
     assert views.verify(name)[0] == []
     tampered(connect(), f"{name}.history", how)
     assert any("history" in problem for problem in views.verify(name)[0])
-    if how == "cut":
-        return
-    with pytest.raises(UserError, match="verify"):
-        promote("1")
+    for verb in (partial(promote, "2"), partial(reject, params, "2", "x"), partial(rollback, params, "x")):
+        with pytest.raises(UserError, match="verify"):
+            verb()
     assert promote("1", force="I have looked at it").champion == "1"
     problems, checked = views.verify(name)
     assert problems == [] and any("accepted before" in text for text in checked)

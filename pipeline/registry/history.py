@@ -12,7 +12,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.tracking.runs import user_name
 
 TEXT, HASH, SETTLED, HEAD = "entry", "sha256", "settled", "history.head"
+SETTING = 600.0  # seconds for which a process may set aliases, or have been killed while it did
 SOURCE = "history://entry/none"  # versions need one
 TRIES = 20  # of a write
 WITHDRAWN = ("reject", "rollback", "moved", "lost")  # what takes a version out of the race until a person forces it
@@ -36,12 +37,13 @@ Content = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """`content`: see `append`. `settled`: the aliases have followed."""
+    """`content`: see `append`. `settled`: the aliases have followed. `setting`: a process sets them by this entry."""
 
     number: int
     digest: str
     content: Content
     settled: bool
+    setting: bool
 
     @property
     def champion(self) -> str | None:
@@ -56,12 +58,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class History:
-    """The entries that count, in their order; what is wrong with it, and what of that a person has accepted since."""
+    """The entries that count, in their order; what is wrong with it, and what of that a person has accepted since.
+    `existing`: the model's versions that are not deleted. `noted`: the last entry, as the model's tag says."""
 
     name: str
     entries: Sequence[Entry]
     faults: Sequence[str]
     accepted: Sequence[str]
+    existing: Set[str]
+    noted: str
 
     @property
     def head(self) -> str:
@@ -83,9 +88,9 @@ class History:
 
     @property
     def previous(self) -> str | None:
-        """The champion before this one, of those that were not withdrawn: where `rollback` goes."""
+        """The champion before this one, of those that were not withdrawn or deleted: where `rollback` goes."""
         before = [entry.champion for entry in self.entries if entry.champion not in (None, self.champion)]
-        return next((version for version in reversed(before) if version not in self.withdrawn), None)
+        return next((each for each in reversed(before) if each in self.existing and each not in self.withdrawn), None)
 
     def at(self, moment: datetime) -> Entry | None:
         """The last entry until then."""
@@ -105,16 +110,12 @@ class History:
 
 
 def read(client: MlflowClient, name: str) -> History:
-    found: list[ModelVersion] = []
-    token: str | None = None
-    while token != "":  # MLflow's pages
-        page = client.search_model_versions(f"name = '{name}.history'", max_results=1000, page_token=token)
-        found, token = [*found, *page], page.token or ""
+    existing = {str(version.version) for version in _versions(client, name)}
     entries: list[Entry] = []
     faults: list[str] = []
     accepted: list[str] = []
     known = {""}
-    for version in sorted(found, key=lambda each: int(each.version)):
+    for version in _versions(client, f"{name}.history"):
         number, text, digest = int(version.version), version.tags.get(TEXT, ""), version.tags.get(HASH, "")
         if digest_of(text) != digest:
             faults.append(f"entry {number} is not as it was written")
@@ -124,15 +125,31 @@ def read(client: MlflowClient, name: str) -> History:
             faults.append(f"an entry before {number} is missing or was changed")
         elif content["before"] != (entries[-1].digest if entries else ""):
             continue  # another writer came first
-        entries.append(Entry(number, digest, content, SETTLED in version.tags))
+        notes = [value for key, value in version.tags.items() if key.startswith(SETTLED)]
+        setting = any(value != "true" and time.time() - float(value) < SETTING for value in notes)
+        entries.append(Entry(number, digest, content, "true" in notes, setting))
         known.add(digest)
         if content["accepts_faults"]:
+            if content["noted"] not in known:
+                faults.append(f"the last entry before {number} is missing")
             accepted, faults = [*accepted, *faults], []
+            known.add(content["noted"])
     models = client.search_registered_models(f"name = '{name}'")
     noted = next((model.tags[HEAD] for model in models if HEAD in model.tags), "")
     if noted and noted not in known:
         faults.append("its last entry is missing")
-    return History(name, entries, faults, accepted)
+    return History(name, entries, faults, accepted, existing, noted)
+
+
+def _versions(client: MlflowClient, model: str) -> list[ModelVersion]:
+    """In the order of their numbers. MLflow's pages are offsets: in its own order, by the last change, what is written
+    between two pages would hide a version."""
+    found: list[ModelVersion] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_model_versions(f"name = '{model}'", 1000, ["version_number ASC"], token)
+        found, token = [*found, *page], page.token or ""
+    return found
 
 
 def append(
@@ -147,7 +164,8 @@ def append(
     content: dict[str, Any] = {
         "verb": verb, "version": version, "from": history.champion, "to": to, "why": why, "time": now, "who": who,
     }  # fmt: skip
-    content |= {"before": history.head, "accepts_faults": bool(history.faults), "nonce": uuid4().hex, **more}
+    accepts = bool(history.faults) and bool(more.get("forced"))
+    content |= {"before": history.head, "accepts_faults": accepts, "noted": history.noted, "nonce": uuid4().hex, **more}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     digest = digest_of(text)
     model, tags = f"{history.name}.history", {TEXT: text, HASH: digest}
@@ -155,16 +173,24 @@ def append(
     if not history.entries:
         create_model(client, model, f"The history of {history.name}: see `python -m pipeline registry history`")
     write(lambda: client.create_model_version(model, SOURCE, tags=tags, description=said, await_creation_for=0))
-    counts = any(entry.digest == digest for entry in read(client, history.name).entries)
-    if counts:
-        write(lambda: client.set_registered_model_tag(history.name, HEAD, digest))
-    return counts
+    return any(entry.digest == digest for entry in read(client, history.name).entries)
 
 
-def settled(client: MlflowClient, history: History) -> None:
-    """Note that the aliases are as the last entry says."""
-    number = str(history.entries[-1].number)
-    write(lambda: client.set_model_version_tag(f"{history.name}.history", number, SETTLED, "true"))
+def setting(client: MlflowClient, history: History, process: str) -> None:
+    """Note that a process sets the aliases by the last entry now: what it writes may come late, after another's."""
+    _note(client, history.name, history.entries[-1].number, process, str(time.time()))
+
+
+def settled(client: MlflowClient, history: History, numbers: Set[int], process: str) -> None:
+    """Note that the aliases are as the last entry says, and which one that is."""
+    for number in numbers:
+        _note(client, history.name, number, process, "true")
+    if history.noted != history.head and not history.faults:
+        write(lambda: client.set_registered_model_tag(history.name, HEAD, history.head))
+
+
+def _note(client: MlflowClient, name: str, number: int, process: str, value: str) -> None:
+    write(lambda: client.set_model_version_tag(f"{name}.history", str(number), f"{SETTLED}.{process}", value))
 
 
 def write(call: Callable[[], object]) -> None:

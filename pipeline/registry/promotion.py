@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from mlflow import MlflowClient
@@ -31,7 +32,7 @@ ROUNDS = 100  # calls of each model, in turns, by which latencies are compared
 RACES = 50  # writers that may come first before this one gives up
 PAST = {"promote": "promoted", "refuse": "refused", "reject": "rejected", "rollback": "rolled back"}
 PAST |= {"undecided": "undecided"}
-HAND = 1.0  # seconds after which an alias that differs was moved by hand, and is not on its way
+HAND = 1.0  # seconds between two looks at an alias that differs
 
 
 class Outcome(NamedTuple):
@@ -45,26 +46,36 @@ class Outcome(NamedTuple):
 
 def settle(client: MlflowClient, name: str) -> History:
     """Bring the aliases to what the history says, or the history to what a person did to the aliases by hand."""
-    looked = wrote = False
+    process, mine = uuid4().hex, set[int]()
+    looked: tuple[str, str | None] | None = None
     for _ in range(RACES):
         history, aliases = log.read(client, name), aliases_of(client, name)
-        champion, last = aliases.get(CHAMPION), history.entries[-1] if history.entries else None
-        if champion == history.champion:
-            if last is None or last.settled:
-                return history
-        elif (last is None or last.settled) and not wrote:  # our own aliases may be the late ones
-            if not looked:  # it may be on its way: another process has written its entry and sets the alias now
-                looked = True
+        champion, last = history.champion, history.entries[-1] if history.entries else None
+        is_settled = last is None or last.settled or last.number in mine
+        wanted = {CHAMPION: champion, PREVIOUS: history.previous}
+        if not is_settled and aliases.get(CHALLENGER) in history.withdrawn:
+            wanted[CHALLENGER] = None
+        changes = {alias: version for alias, version in wanted.items() if aliases.get(alias) != version}
+        if is_settled and not changes:
+            log.settled(client, history, mine, process)
+            return history
+        # Unless a process that sets aliases may be late, or was killed, one that differs was moved by hand
+        by_hand = CHAMPION in changes and is_settled and not any(entry.setting for entry in history.entries)
+        if by_hand or (champion is not None and champion not in history.existing):
+            found = (history.head, aliases.get(CHAMPION))
+            if looked != found:  # what was read may be of two moments
+                looked = found
                 time.sleep(HAND * (last is not None))
-                continue
-            _adopt(client, history, champion)
+            elif history.faults:
+                return history
+            else:
+                _adopt(client, history, aliases.get(CHAMPION))
             continue
-        wrote = True
-        _set(client, name, CHAMPION, history.champion)
-        _set(client, name, PREVIOUS, history.previous)
-        if aliases.get(CHALLENGER) in history.withdrawn:
-            _set(client, name, CHALLENGER, None)
-        log.settled(client, log.read(client, name))
+        if last is not None:
+            log.setting(client, history, process)
+            mine.add(last.number)
+        for alias, version in changes.items():
+            _set(client, name, alias, version)
     raise UserError(f"the aliases of {name} change all the time: wait until others have done with them")
 
 
@@ -93,18 +104,21 @@ def promote(
 ) -> Outcome:
     """Make the challenger, or `version`, champion if it passes the gate (evaluation/gate.py), or by `force`: why."""
     client, name = connect(), params.registry.name
+    checked: dict[str, str] = {}  # once, however often another writer comes first
 
     def step(history: History) -> Outcome | None:
         challenger = version or aliases_of(client, name).get(CHALLENGER)
         if challenger is None:
             raise UserError(f"{name} has no challenger: run `python -m pipeline register` first")
         challenger = str(versions.version_of(client, name, challenger).version)
-        if challenger == history.champion:
+        if challenger == history.champion and not history.faults:
             return Outcome("unchanged", challenger, f"version {challenger} is champion already", {})
         if force:
-            with tempfile.TemporaryDirectory() as folder:
-                artifact = fetch(client, name, challenger, Path(folder)).tags[SHA256]
-            return _write(client, history, "promote", challenger, challenger, force, forced=True, artifact=artifact)
+            if challenger not in checked:
+                with tempfile.TemporaryDirectory() as folder:
+                    checked[challenger] = fetch(client, name, challenger, Path(folder)).tags[SHA256]
+            of = {"forced": True, "artifact": checked[challenger]}
+            return _write(client, history, "promote", challenger, challenger, force, **of)
         history.expect_sound()
         if challenger in history.withdrawn:
             why = f"withdrawn ({history.withdrawn[challenger]}): `--force --reason WHY` promotes it all the same"
@@ -201,10 +215,11 @@ def reject(params: Params, version: str, why: str) -> Outcome:
     client, name = connect(), params.registry.name
 
     def step(history: History) -> Outcome | None:
-        versions.version_of(client, name, version)
-        if version == history.champion:
-            raise UserError(f"version {version} is the champion: `python -m pipeline registry rollback` takes it back")
-        return _write(client, history, "reject", version, history.champion, why)
+        history.expect_sound()
+        number = str(versions.version_of(client, name, version).version)
+        if number == history.champion:
+            raise UserError(f"version {number} is the champion: `python -m pipeline registry rollback` takes it back")
+        return _write(client, history, "reject", number, history.champion, why)
 
     return _race(client, name, step)
 
@@ -215,6 +230,7 @@ def rollback(params: Params, why: str) -> Outcome:
     client, name = connect(), params.registry.name
 
     def step(history: History) -> Outcome | None:
+        history.expect_sound()
         before = history.previous
         if before is None:
             raise UserError(f"{name} has no previous champion to go back to: see `python -m pipeline registry history`")

@@ -97,7 +97,7 @@ def _origin(name: str, wanted: str, folder: Path) -> Origin:
     if not splits:
         model = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=str(folder))
         splits = next(Path(model).rglob("splits.parquet"), None)
-    if splits and sha256(splits) != tags["lineage.splits.sha256"]:  # made anew between training and registering
+    if splits and sha256(splits) != tags["lineage.splits.sha256"]:  # made again between training and registering
         splits = None
     maker = "ensemble" if card_of(name, known).architecture == "ensemble" else "train"
     params, checkpoint = kept(f"lineage/{PARAMS.name}"), kept(f"{maker}/checkpoint.safetensors")

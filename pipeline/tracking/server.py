@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,7 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "AWS_MAX_ATTEMPTS": "1",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }  # fmt: skip
+LOGIN = "set MLFLOW_TRACKING_URI=https://NAME:PASSWORD@HOST (`@`, `/`, `:` and `%` in a password as %40, %2F, ...)"
 AWAY = layout.resume("mlflow", "away")  # which server that is; its time says since when
 # What may go wrong on the way to MLflow. Artifacts may go straight to a store, whose client MLflow imports where it is
 # needed, and which has errors of its own
@@ -52,6 +54,8 @@ def explained() -> Iterator[None]:
         if not (isinstance(error, AWRY) or of_store) or (isinstance(error, OSError) and error.filename):
             raise
         reason = " ".join(masked(str(error)).split())[:200]
+        if isinstance(error, MlflowException) and error.get_http_status_code() == HTTPStatus.UNAUTHORIZED:
+            reason = f"the login is wrong or has expired: {LOGIN}"
         raise UserError(f"MLflow at {masked(_address())} failed: {reason}") from error
 
 
