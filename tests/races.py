@@ -71,7 +71,7 @@ def more_versions(name: str, count: int) -> list[str]:
 
 def sound(name: str) -> history.History:
     """What there is after the next verb; asserts that the history verifies and that the aliases agree."""
-    promotion.recompute_batch_norm(connect(), name)
+    promotion.settle(connect(), name)
     seen, aliases = history.read(connect(), name), versions.aliases_of(connect(), name)
     assert seen.faults == [] and seen.entries[-1].settled and seen.noted == seen.head
     assert (aliases.get("champion"), aliases.get("previous")) == (seen.champion, seen.previous)
