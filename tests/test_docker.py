@@ -76,8 +76,8 @@ def test_worker_makes_a_missing_pool_only(tmp_path: Path, pool_exists: bool) -> 
     """A pool that is there keeps its settings; then the worker deploys, and takes work from the deployments' pool."""
     code, told = run_script("worker.sh", tmp_path, "" if pool_exists else '[[ "$2" != inspect ]]')
     assert code == 0
-    (deployment,) = YAML(typ="safe").load(PROJECT / "prefect.yaml")["deployments"]
-    pool = deployment["work_pool"]["name"]
+    deployments = YAML(typ="safe").load(PROJECT / "prefect.yaml")["deployments"]
+    (pool,) = {deployment["work_pool"]["name"] for deployment in deployments}
     create = [] if pool_exists else [f"work-pool create {pool} --type process"]
     assert told.splitlines() == [
         "config --local core.no_scm true",  # this folder has no git

@@ -143,7 +143,7 @@ def test_an_ensemble_goes_the_way_of_every_model(project: Project) -> None:
     assert run.data.params["members"] == "simple_cnn, modern_cnn"
     assert {"test/accuracy", "val/best_accuracy", "variants/benchmark.int8.latency_ms"} <= set(run.data.metrics)
     assert f"both: run {run.info.run_id} is up to date" in project.run("python -m pipeline track")
-    assert "as challenger" in project.run("python -m pipeline register")
+    assert ": challenger" in project.run("python -m pipeline register")
 
 
 def test_an_unreadable_image_stops_the_run_and_loses_nothing(
