@@ -87,6 +87,8 @@ def _origin(name: str, wanted: str, folder: Path) -> Origin:
         return Path(client.download_artifacts(run_id, path, str(folder))) if path in there else None
 
     missing, diff = list(lineage_problems(tags)), kept(f"lineage/{DIFF}")
+    if tags.get("lineage.git.commit") == "none":
+        missing.append("lineage.git.commit is none, as the project had no git")
     if tags.get("lineage.threads", "unknown") == "unknown":
         missing.append("lineage.threads is unknown")
     if tags.get("lineage.git.dirty") != "false" and not diff:

@@ -221,4 +221,5 @@ def expect_same_task(
 
 
 def lineage_problems(tags: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(f"{key} is unknown" for key in LINEAGE if tags.get(key, "unknown") in ("unknown", "none"))
+    """A project without git, as in a container, has no commit (`none`): that is known."""
+    return tuple(f"{key} is unknown" for key in LINEAGE if tags.get(key, "unknown") == "unknown")
