@@ -62,7 +62,7 @@ def test_predict_scales_as_ingest_did_and_never_waits(
     """What is white travels in the file of the model; a FIFO and a device are a sentence each, and exit code 1."""
     of_12_bits = replace(card, preprocessing=replace(card.preprocessing, white={"uint16": 4095}))
     export(fresh(card).eval(), of_12_bits, *dataset.of("val"), Export(), tmp_path / "fp32.onnx")
-    monkeypatch.setattr("pipeline.registry.load", lambda *_: Predictor(tmp_path / "fp32.onnx"))
+    monkeypatch.setattr("pipeline.registry.versions.load", lambda *_: Predictor(tmp_path / "fp32.onnx"))
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "8.png")
     Image.fromarray((grey * (4095 / 255)).round().astype(np.uint16)).save(tmp_path / "12.png")

@@ -15,18 +15,26 @@ from tests.conftest import write_digits
 from tests.project import Project, clone
 from tests.test_data_versioning import RAW, commit_images, files
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 MINE = "data/mine"  # which git ignores
 REPRODUCE = "python -m pipeline reproduce"
 EXPORT = """
+import numpy as np
 from pipeline import layout
-from pipeline.artifacts import read_dataset, sha256, write_json
+from pipeline.artifacts import read_dataset, sha256, write_json, write_metrics, write_table
 from pipeline.config import Export
+from pipeline.evaluation import metrics
+from pipeline.inference.predictor import Predictor
 from pipeline.networks import weights
 from pipeline.stages.export import export
 
-checkpoint = layout.checkpoint("train", "simple_cnn")
-export(*weights.load(checkpoint), *read_dataset().of("val"), Export(), layout.onnx("fp32", "simple_cnn"))
+checkpoint, onnx = layout.checkpoint("train", "simple_cnn"), layout.onnx("fp32", "simple_cnn")
+network, card = weights.load(checkpoint)
+export(network, card, *read_dataset().of("val"), Export(), onnx)
+images, labels = read_dataset().of("test")
+scores = Predictor(onnx).probabilities(images)
+write_metrics("evaluate", "simple_cnn", metrics.summary(scores, labels, np.arange(len(labels)), 15), checkpoint)
+write_table(layout.per_class("simple_cnn"), metrics.per_class(scores, labels, card.class_names))
 row = {"model": "simple_cnn", "variant": "fp32", "checkpoint": sha256(checkpoint), "accuracy": 0.5}
 row |= {"val_accuracy": 0.5, "size_mb": 1.0, "latency_ms": 1.0}
 write_json(layout.BENCHMARK, {"variants": [row]})

@@ -27,7 +27,7 @@ from tests.results import CHECKPOINT, MODEL, leave_results
 from tests.servers import KEYS, NAME, PASSWORD, mlflow_server, postgres, postgres_tools, s3
 
 TOOLS = postgres_tools()
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 Made = Callable[..., str]
 Server = tuple[str, str, str]  # address with login, database, S3 server
 
