@@ -178,9 +178,14 @@ def fetch(client: MlflowClient, name: str, wanted: str, folder: Path) -> Loaded:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder / str(known.version))))
         found = {sha256(file): file for file in local.rglob("*.onnx")}
     except (MlflowException, OSError) as error:
-        raise _damaged(name, known, f"cannot be downloaded ({' '.join(str(error).split())[:150]})") from error
+        said = f"version {known.version} of {name} cannot be downloaded ({' '.join(str(error).split())[:150]})"
+        raise UserError(f"{said}: is its store there? If its files are gone: `registry rollback`") from error
     if known.tags[SHA256] not in found:
-        raise _damaged(name, known, "is not the file that was registered")
+        ways = "`python -m pipeline registry rollback` puts the previous champion back, or restore it from a backup"
+        raise UserError(
+            f"version {known.version} of {name} is damaged: its ONNX file in {known.source} is not the one that was "
+            f"registered: {ways}"
+        )
     splits = read_table(next(local.rglob("splits.parquet"), None) or _run_splits(known))
     taught = splits.loc[splits["split"].isin(["train", "val"]), "sha256"]
     return Loaded(str(known.version), found[known.tags[SHA256]], known.tags, taught)
@@ -189,11 +194,6 @@ def fetch(client: MlflowClient, name: str, wanted: str, folder: Path) -> Loaded:
 def _run_splits(known: ModelVersion) -> Path:
     """Of a version that was registered before versions kept their splits: those of its run."""
     return Path(mlflow.artifacts.download_artifacts(run_id=known.run_id, artifact_path="data/splits.parquet"))
-
-
-def _damaged(name: str, known: ModelVersion, what: str) -> UserError:
-    ways = "`python -m pipeline registry rollback` puts the previous champion back, or restore its files from a backup"
-    return UserError(f"version {known.version} of {name} is damaged: its ONNX file in {known.source} {what}: {ways}")
 
 
 @explained()
