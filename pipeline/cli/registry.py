@@ -94,8 +94,9 @@ def _say(name: str, outcome: Outcome, as_json: bool) -> None:
         for check in checks
         if check not in of_classes
     ]
-    if checks:
+    if of_classes:
         rows += [("recall", "passed", f"{len(of_classes)} checks of single classes (all of them: --json)")]
+    if checks:
         print(f"{table([('check', 'verdict', ''), *rows])}\n")
     champion = f"champion is version {outcome.champion}" if outcome.champion else "there is no champion"
     print(f"{outcome.outcome}: {champion} of {name} ({outcome.why})")

@@ -79,7 +79,7 @@ class History:
     @cached_property
     def withdrawn(self) -> dict[str, Entry]:
         """Versions that were rejected, rolled back or replaced by hand, and by which entry; champions are none."""
-        last = {entry.content["version"]: entry for entry in self.entries if entry.content["verb"] != "refuse"}
+        last = {entry.content["version"]: entry for entry in self.entries}  # none is judged once it is withdrawn
         return {
             version: entry
             for version, entry in last.items()
@@ -110,12 +110,12 @@ class History:
 
 
 def read(client: MlflowClient, name: str) -> History:
-    existing = {str(version.version) for version in _versions(client, name)}
+    existing = {str(version.version) for version in versions_of(client, name)}
     entries: list[Entry] = []
     faults: list[str] = []
     accepted: list[str] = []
     known = {""}
-    for version in _versions(client, f"{name}.history"):
+    for version in versions_of(client, f"{name}.history"):
         number, text, digest = int(version.version), version.tags.get(TEXT, ""), version.tags.get(HASH, "")
         if digest_of(text) != digest:
             faults.append(f"entry {number} is not as it was written")
@@ -141,7 +141,7 @@ def read(client: MlflowClient, name: str) -> History:
     return History(name, entries, faults, accepted, existing, noted)
 
 
-def _versions(client: MlflowClient, model: str) -> list[ModelVersion]:
+def versions_of(client: MlflowClient, model: str) -> list[ModelVersion]:
     """In the order of their numbers. MLflow's pages are offsets: in its own order, by the last change, what is written
     between two pages would hide a version."""
     found: list[ModelVersion] = []

@@ -16,19 +16,18 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
 from PIL import Image
 
-from pipeline.artifacts import sha256
-from pipeline.inference.predictor import Predictor
+from pipeline.artifacts import ModelCard
 
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pillow-heif", "simplejpeg")  # of inference/pyfunc.py
 
 
-def log_args(model: Path, scratch: Path, *kept: Path) -> dict[str, Any]:
-    """Arguments of mlflow.pyfunc for an ONNX file of ours, and files to keep beside it. `scratch`: an empty folder that
-    must stay until MLflow has stored the model."""
+def log_args(model: Path, digest: str, card: ModelCard, scratch: Path, *kept: Path) -> dict[str, Any]:
+    """Arguments of mlflow.pyfunc for an ONNX file of ours (its SHA-256, its card), and files to keep beside it.
+    `scratch`: an empty folder that must stay until MLflow has stored the model."""
     (data := scratch / "model").mkdir()
     for file in (model, *kept):
         (data / file.name).symlink_to(file.resolve())  # MLflow copies what it points to
-    (data / "SHA256SUMS").write_text(f"{sha256(model)}  {model.name}\n", encoding="utf-8")
+    (data / "SHA256SUMS").write_text(f"{digest}  {model.name}\n", encoding="utf-8")
     root = Path(__file__).parents[2]
     finder = ModuleFinder([str(root)])  # follows imports of ours, as no other module is found there
     finder.import_hook("pipeline.inference.pyfunc")
@@ -41,7 +40,6 @@ def log_args(model: Path, scratch: Path, *kept: Path) -> dict[str, Any]:
         copy.write_bytes(re.sub(rb"^(\s*(?:from|import)) pipeline\b", rb"\1 " + package.encode(), text, flags=re.M))
     example = BytesIO()
     Image.new("RGB", (8, 8)).save(example, "PNG")
-    card = Predictor(model).card
     record = {"class": DataType.string, "confidence": DataType.double, "error": DataType.string}
     outputs = [ColSpec(Map(DataType.double), "probabilities"), *(ColSpec(kind, key) for key, kind in record.items())]
     # It warns that an environment made by uv has no pip

@@ -98,35 +98,43 @@ def register(params: Params) -> Registered:
     runs = {model: sync(client, params, model) for model in dict.fromkeys(row["model"] for row in rows)}
     best = choose(rows, params.registry)
     path = layout.onnx(best["variant"], best["model"])
-    card = Predictor(path).card
+    predictor, digest = Predictor(path), sha256(path)
+    card = predictor.card
     champion = aliases_of(client, name).get(CHAMPION)
     if champion:
         theirs = card_of(name, client.get_model_version(name, champion))
         expect_same_task(name, champion, theirs, card.class_names, card.preprocessing)
-    same = client.search_model_versions(f"name = '{name}' and tags.`{SHA256}` = '{sha256(path)}'")
-    version = (
-        str(max(int(v.version) for v in same))
-        if same
-        else _new_version(client, params, path, best, runs[best["model"]])
-    )
+    same = client.search_model_versions(f"name = '{name}' and tags.`{SHA256}` = '{digest}'")
+    if same:
+        version = str(max(int(each.version) for each in same))
+    else:
+        version = _new_version(client, params, path, digest, predictor, best, runs[best["model"]])
     withdrawn = log.read(client, name).withdrawn.get(version)
     if withdrawn is None:
         client.set_registered_model_alias(name, CHALLENGER, version)
     return Registered(version, best, str(withdrawn) if withdrawn else "")
 
 
-def _new_version(client: MlflowClient, params: Params, path: Path, row: dict[str, Any], run_id: str) -> str:
+def _new_version(
+    client: MlflowClient,
+    params: Params,
+    path: Path,
+    digest: str,
+    predictor: Predictor,
+    row: dict[str, Any],
+    run_id: str,
+) -> str:
     """With all its tags in one step: a kill before it leaves nothing that looks like a version. What the gate needs
     later is kept in the version itself, as runs get deleted."""
-    name, card = params.registry.name, Predictor(path).card
+    name, card = params.registry.name, predictor.card
     with tempfile.TemporaryDirectory() as folder:
-        golden, described = _golden(path, Path(folder) / "golden.npz"), Path(folder) / "model_card.md"
-        described.write_text(model_card(params, row, card), encoding="utf-8")
+        golden, described = _golden(predictor, Path(folder) / "golden.npz"), Path(folder) / "model_card.md"
+        text = model_card(params, row, card)
+        described.write_text(text, encoding="utf-8")
         (scratch := Path(folder) / "scratch").mkdir()
         # Not mlflow.pyfunc.log_model, which would open the run again and so move its end
-        made = log_args(path, scratch, layout.SPLITS, golden, described)
+        made = log_args(path, digest, card, scratch, layout.SPLITS, golden, described)
         info = Model.log(None, mlflow.pyfunc, name="model", run_id=run_id, **made)
-        text = described.read_text(encoding="utf-8")[:MOST_TEXT]
     numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
     now = int(time.time() * 1000)
     metrics = [
@@ -135,18 +143,18 @@ def _new_version(client: MlflowClient, params: Params, path: Path, row: dict[str
     client.log_batch(run_id, metrics=metrics)
     tags = {key: f"{value:.6g}" for key, value in numbers.items()}
     tags |= {"model": row["model"], "variant": row["variant"], CHECKPOINT_TAG: row["checkpoint"]}
-    tags |= {SHA256: sha256(path), CARD: card.to_json(), **recorded_lineage(client, run_id)}
+    tags |= {SHA256: digest, CARD: card.to_json(), **recorded_lineage(client, run_id)}
     log.create_model(client, name)
     source = f"models:/{info.model_id}"
-    version = client.create_model_version(name, source, run_id, tags, model_id=info.model_id, description=text)
-    return str(version.version)
+    made = {"model_id": info.model_id, "description": text[:MOST_TEXT]}
+    return str(client.create_model_version(name, source, run_id, tags, **made).version)
 
 
-def _golden(model: Path, file: Path) -> Path:
+def _golden(predictor: Predictor, file: Path) -> Path:
     """Some validation images and what the model makes of them, for whoever loads it: does it still say the same?"""
     images, _ = read_dataset().of("val")
     some = images[:GOLDEN]
-    np.savez(file, images_NHWC=some, probabilities=Predictor(model).probabilities(some))
+    np.savez(file, images_NHWC=some, probabilities=predictor.probabilities(some))
     return file
 
 

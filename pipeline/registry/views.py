@@ -1,6 +1,7 @@
 """What people ask the registry: its versions, how two of them differ, its history, and whether all is sound."""
 
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,23 @@ Row = dict[str, Any]
 RESULTS = ("model", "variant", "val_accuracy", "accuracy", "size_mb", "latency_ms")
 
 
+def _at(aliases: Mapping[str, str], number: str) -> list[str]:
+    """Those that stand at a version."""
+    return sorted(alias for alias, of in aliases.items() if of == number)
+
+
 @explained()
 def versions(name: str) -> list[Row]:
     """A row per version, the newest first."""
     client = connect()
     history, aliases = log.read(client, name), aliases_of(client, name)
     rows = []
-    for version in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: -int(each.version)):
+    for version in reversed(log.versions_of(client, name)):
         number, tags = str(version.version), version.tags
         withdrawn = history.withdrawn.get(number)
         rows.append({
             "version": number,
-            "aliases": sorted(alias for alias, of in aliases.items() if of == number),
+            "aliases": _at(aliases, number),
             "withdrawn": str(withdrawn) if withdrawn else "",
             "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
             "data": tags.get("lineage.data.sha256", "")[:12],
@@ -47,11 +53,11 @@ def lineage(name: str, wanted: str = "") -> list[Row]:
     rows: list[Row] = [
         {
             "data": version.tags.get("lineage.data.sha256", "unknown"), "version": str(version.version),
-            "aliases": sorted(alias for alias, of in aliases.items() if of == str(version.version)),
+            "aliases": _at(aliases, str(version.version)),
             "model": version.tags.get("model", ""), "splits": version.tags.get("lineage.splits.sha256", "unknown"),
             "commit": version.tags.get("lineage.git.commit", "unknown"), "accuracy": version.tags.get("accuracy", ""),
         }
-        for version in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: -int(each.version))
+        for version in reversed(log.versions_of(client, name))
     ]  # fmt: skip
     order = list(dict.fromkeys(row["data"] for row in rows))
     data = {row["data"] for row in rows if wanted == row["version"] or wanted in row["aliases"]}
@@ -69,9 +75,9 @@ def show(name: str, wanted: str) -> Row:
     number = str(found.version)
     entries = [record(entry) for entry in log.read(client, name).entries if entry.content["version"] == number]
     tags = {key: value for key, value in sorted(found.tags.items()) if key != CARD}
-    aliases = [alias for alias, of in aliases_of(client, name).items() if of == number]
+    aliases = _at(aliases_of(client, name), number)
     where = {"source": found.source, "run_id": found.run_id}
-    return {"name": name, "version": number, "aliases": sorted(aliases), **where, "tags": tags, "history": entries}
+    return {"name": name, "version": number, "aliases": aliases, **where, "tags": tags, "history": entries}
 
 
 @explained()
@@ -118,7 +124,7 @@ def entries(name: str, at: str = "") -> list[Row]:
 def verify(name: str) -> tuple[list[str], list[str]]:
     """What is wrong: with the history, the aliases, and the files of all versions; and what was checked."""
     client = connect()
-    history, found = log.read(client, name), client.search_model_versions(f"name = '{name}'")
+    history, found = log.read(client, name), log.versions_of(client, name)
     champion = aliases_of(client, name).get(CHAMPION)
     problems = [f"history: {fault}" for fault in history.faults]
     if champion != history.champion:

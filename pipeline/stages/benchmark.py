@@ -1,6 +1,5 @@
 """`benchmark`: every variant of every model, one after the other on a quiet machine, in interleaved rounds."""
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.config import Benchmark, Params
 from pipeline.evaluation.plots import pareto, save
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.timing import timed
+from pipeline.machine import processor
 
 
 def run(config: Params) -> list[str]:
@@ -53,12 +53,4 @@ def benchmark(files: list[Path], known: list[dict[str, Any]], images_NHWC: Image
             "latency_p95_ms": float(np.percentile(single, 95)),
             **{f"images_per_second_{b}": 1000 * b / float(np.median(timings[place, b])) for b in config.batch_sizes},
         })  # fmt: skip
-    return {"hardware": hardware(), "threads": config.threads, "rounds": config.rounds, "variants": rows}
-
-
-def hardware() -> str:
-    """The processor's name, as people know it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
+    return {"hardware": processor(), "threads": config.threads, "rounds": config.rounds, "variants": rows}

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.artifacts import write_whole
 from pipeline.config import PARAMS
+from pipeline.machine import processor
 
 LOCK = Path("dvc.lock")
 DIFF = "uncommitted.diff"
@@ -60,16 +60,9 @@ def machine() -> dict[str, str]:
 
     packages = {name: version(name) for name in ("torch", "numpy", "onnxruntime")}
     return packages | {
-        "python": platform.python_version(), "processor": _processor(),
+        "python": platform.python_version(), "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads()),
     }  # fmt: skip
-
-
-def _processor() -> str:
-    """Its name and the number of its cores. Not benchmark's `hardware`, whose imports would take each stage 0.4 s."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
 
 
 def device_name(device: str) -> str:

@@ -20,9 +20,9 @@ from tests.results import CHECKPOINT, MODEL, leave_results
 Promote = Callable[..., Outcome]
 
 
-def make(params: Params, card: ModelCard, dataset: Dataset, seed: int) -> str:
-    """Registers the network of a seed, as if it had been trained here and now; its version."""
-    leave_results(card, dataset, seed)
+def make(params: Params, card: ModelCard, dataset: Dataset, seed: int, steps: int = 0) -> str:
+    """Registers the network of a seed, trained for some steps, as if here and now; its version."""
+    leave_results(card, dataset, seed, steps)
     memo = runs.run_memo(MODEL)
     runs.note_training(params, MODEL, memo, f"{seed}")
     runs.note_end(memo, CHECKPOINT, {})

@@ -17,13 +17,13 @@ from pipeline.artifacts import Dataset, ModelCard, sha256
 from pipeline.config import Params, load
 from pipeline.errors import UserError
 from pipeline.registry import history, promotion, versions, views
-from pipeline.tracking import runs
 from pipeline.tracking.server import connect
 from pipeline.tracking.sync import sync
 from tests.conftest import PROJECT, new_project, write_digits
 from tests.project import Project, clone
 from tests.races import at_once, killed, more_versions, sound
-from tests.results import CHECKPOINT, MODEL, leave_results
+from tests.registry.conftest import make
+from tests.results import MODEL
 from tests.servers import KEYS, NAME, PASSWORD, mlflow_server, postgres, postgres_tools, s3
 
 TOOLS = postgres_tools()
@@ -60,15 +60,7 @@ def named(tmp_path: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch, re
 @pytest.fixture
 def new(named: Params, card: ModelCard, dataset: Dataset) -> Made:
     """Registers the network of a seed, trained for some steps; its version."""
-
-    def make(seed: int, steps: int = 0) -> str:
-        leave_results(card, dataset, seed, steps)
-        memo = runs.run_memo(MODEL)
-        runs.note_training(named, MODEL, memo, f"{seed}")
-        runs.note_end(memo, CHECKPOINT, {})
-        return versions.register(named).version
-
-    return make
+    return partial(make, named, card, dataset)
 
 
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str) -> tuple[object, str]:
